@@ -1,0 +1,3 @@
+"""Reinforcement learning for video multimodal LLMs. Start reading at `videorl/train.py`."""
+
+__version__ = "0.1.0"

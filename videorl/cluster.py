@@ -1,0 +1,160 @@
+"""Ray: starting it, placing workers on it, and counting what the driver ships. `verl.single_controller` ends here.
+
+Used from verl (0.9.1): `Worker`, `register`, `Dispatch`, `RayWorkerGroup`, `RayResourcePool`, `RayClassWithInitArgs`.
+`tests/test_cluster.py` is their contract test.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from videorl.imports import fix_cpu_wheels
+
+fix_cpu_wheels()
+
+from verl.single_controller.base import Worker  # noqa: E402
+from verl.single_controller.base.decorator import Dispatch, register  # noqa: E402
+from verl.single_controller.ray import RayClassWithInitArgs, RayResourcePool, RayWorkerGroup  # noqa: E402
+
+if TYPE_CHECKING:
+    from videorl.config import Config
+
+__all__ = ["Cluster", "Dispatch", "Worker", "register"]
+
+per_rank = register(dispatch_mode=Dispatch.ALL_TO_ALL)
+"""A worker method called with one list per argument, `list[i]` for rank i; returns the list of results."""
+
+all_ranks = register(dispatch_mode=Dispatch.ONE_TO_ALL)
+"""A worker method called with the same arguments on every rank; returns the list of results."""
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """Environment variables of every worker process, set before torch or vLLM is imported there."""
+    return {
+        "OMP_NUM_THREADS": str(threads),  # read at import; two threads beside another busy process are slower than one
+        "TOKENIZERS_PARALLELISM": "false",
+        "HYDRA_FULL_ERROR": "1",
+    }
+
+
+class Cluster:
+    """A running Ray with room for this configuration's workers. `with Cluster(config) as cluster:` shuts down a local one."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.shipped_bytes = 0
+        workers = num_workers(config)
+        options: dict[str, Any] = {
+            "runtime_env": {"env_vars": worker_environment(config.cluster.threads)},
+            "log_to_driver": True,
+            "logging_level": "warning",
+        }
+        os.environ.setdefault("RAY_worker_niceness", "0")  # at nice 15 workers starve beside a busy driver
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        if config.cluster.address == "local":
+            # CPUs are only Ray's admission counters: without a GPU all workers share the cores whatever the number says
+            options |= {
+                "address": "local",
+                "num_cpus": config.cluster.num_cpus or max(os.cpu_count() or 1, workers + 1),
+                "include_dashboard": False,
+            }
+        else:
+            options["address"] = config.cluster.address
+        if not ray.is_initialized():
+            ray.init(**options)
+        self.owned = config.cluster.address == "local"
+        available = ray.cluster_resources()
+        self.use_gpu = config.cluster.device == "cuda" or (
+            config.cluster.device == "auto" and available.get("GPU", 0) > 0
+        )
+        if available.get("CPU", 0) < workers:
+            self.close()
+            raise RuntimeError(
+                f"cluster: {workers} workers need one Ray CPU each, the cluster has {available.get('CPU', 0):g}; "
+                "start its nodes with a larger --num-cpus, or ask for fewer ranks, engines or encoders"
+            )
+        self._shared_pool: RayResourcePool | None = None
+        self._groups: list[RayWorkerGroup] = []
+        self._actors: list[Any] = []
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for actor in [*self._actors_of_groups(), *getattr(self, "_actors", [])]:
+            ray.kill(actor)
+        if self.owned:
+            ray.shutdown()
+
+    def _actors_of_groups(self) -> list[Any]:
+        return [worker for group in getattr(self, "_groups", []) for worker in group.workers]
+
+    def group(self, worker_class: type[Worker], ranks: int, *args: Any) -> RayWorkerGroup:
+        """Start `ranks` workers of one class, joined by MASTER_ADDR; the group has the class's registered methods.
+
+        With `cluster.placement=colocate` all groups of equal size share GPUs, each taking an equal fraction.
+        """
+        trained = 2 if self.config.critic else 1
+        sharing = trained + (self.config.algorithm.kl is not None and self.config.model.lora is None)
+        if self.config.cluster.placement == "colocate":
+            if self._shared_pool is None or self._shared_pool.world_size != ranks:
+                self._shared_pool = self._pool(ranks, sharing)
+            pool = self._shared_pool
+        else:
+            pool = self._pool(ranks, 1)
+        remote = RayClassWithInitArgs(ray.remote(worker_class), *args)
+        group = RayWorkerGroup(pool, remote, bin_pack=False, use_gpu=self.use_gpu)
+        self._groups.append(group)
+        return group
+
+    def _pool(self, ranks: int, sharing: int) -> RayResourcePool:
+        nodes = max(1, len([node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]))
+        if not self.use_gpu or ranks % nodes:
+            nodes = 1
+        return RayResourcePool([ranks // nodes] * nodes, use_gpu=self.use_gpu, max_colocate_count=sharing)
+
+    def actors(self, actor_class: type, count: int, gpus: float, *args: Any, **options: Any) -> list[Any]:
+        """Start `count` plain Ray actors of a class."""
+        remote = ray.remote(actor_class).options(num_cpus=1, num_gpus=gpus if self.use_gpu else 0, **options)
+        started = [remote.remote(*args) for _ in range(count)]
+        self._actors += started
+        return started
+
+    def shipping(self, payload: Any) -> Any:
+        """Count the pickled bytes of what the driver is about to send, and hand it back."""
+        self.shipped_bytes += len(pickle.dumps(payload, protocol=5))
+        return payload
+
+    def take_shipped_bytes(self) -> int:
+        shipped, self.shipped_bytes = self.shipped_bytes, 0
+        return shipped
+
+
+def num_workers(config: Config) -> int:
+    """Ray workers a training run starts."""
+    reference = config.algorithm.kl is not None and config.model.lora is None
+    return (
+        config.policy.ranks * (1 + reference)
+        + (config.critic.ranks if config.critic else 0)
+        + config.rollout.num_engines
+        + config.encoder.workers
+    )
+
+
+def wait_all(references: Sequence[Any], timeout: float, what: str) -> list[Any]:
+    """`ray.get` with a deadline whose error names what was being waited for."""
+    try:
+        return ray.get(list(references), timeout=timeout)
+    except ray.exceptions.GetTimeoutError:
+        raise TimeoutError(
+            f"{what} did not answer within {timeout:g} s; raise cluster.start_timeout, or see the worker's log in "
+            "the Ray session folder"
+        ) from None

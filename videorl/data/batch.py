@@ -1,0 +1,168 @@
+"""From rollout groups to what workers train on: a `Batch`, cut into mini-batches, shards and micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from videorl.types import Media, RolloutGroup
+
+if TYPE_CHECKING:
+    from videorl.models.base import VideoModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """The prompt of one row, as handles. `seen` is the engine's fingerprint ('' where no engine took part, as in SFT)."""
+
+    id: str
+    group: str
+    token_ids: tuple[int, ...]  # one placeholder per video
+    media: tuple[Media, ...]
+    seen: str
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return len(self.token_ids) + sum(item.num_tokens - 1 for item in self.media)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Rows with their responses, right-padded to `[B, T]`. Fields that later stages fill are None until then.
+
+    Entries where `response_mask` is 0 mean nothing and must not influence anything.
+    """
+
+    rows: tuple[Row, ...]
+    response_ids: torch.Tensor  # [B, T] int64
+    response_mask: torch.Tensor  # [B, T] bool: the policy sampled this token
+    lengths: torch.Tensor  # [B] tokens of each response, environment turns included
+    rollout_log_probs: torch.Tensor | None = None  # [B, T]
+    token_rewards: torch.Tensor | None = None  # [B, T]
+    old_log_probs: torch.Tensor | None = None  # [B, T]
+    ref_log_probs: torch.Tensor | None = None  # [B, T]
+    values: torch.Tensor | None = None  # [B, T]
+    advantages: torch.Tensor | None = None  # [B, T]
+    returns: torch.Tensor | None = None  # [B, T]
+    importance_weights: torch.Tensor | None = None  # [B, T]
+
+    def __post_init__(self):
+        shape = self.response_ids.shape
+        if len(self.rows) != shape[0] or self.lengths.shape != shape[:1]:
+            raise ValueError(f"Batch: {len(self.rows)} rows, response_ids {tuple(shape)}, lengths {tuple(self.lengths.shape)}")
+        for name, tensor in self._tensors():
+            if name != "lengths" and tensor.shape != shape:
+                raise ValueError(f"Batch.{name} is {tuple(tensor.shape)}, response_ids {tuple(shape)}")
+
+    def _tensors(self) -> list[tuple[str, torch.Tensor]]:
+        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return [(name, value) for name, value in values if isinstance(value, torch.Tensor)]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def with_(self, **tensors: torch.Tensor | None) -> Batch:
+        return replace(self, **tensors)
+
+    def need(self, name: str) -> torch.Tensor:
+        """A field that an earlier stage must have filled."""
+        value = getattr(self, name)
+        if value is None:
+            raise ValueError(f"Batch.{name} is not filled yet")
+        return value
+
+    def select(self, indices: Sequence[int]) -> Batch:
+        index = torch.tensor(list(indices), dtype=torch.long)
+        chosen = {name: tensor[index] for name, tensor in self._tensors()}
+        return replace(self, rows=tuple(self.rows[i] for i in indices), **chosen)
+
+    def to(self, device: torch.device) -> Batch:
+        return replace(self, **{name: tensor.to(device) for name, tensor in self._tensors()})
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens the policy sampled: the normaliser of token-mean losses."""
+        return int(self.response_mask.sum())
+
+    @property
+    def row_tokens(self) -> list[int]:
+        """Tokens of each row's forward: prompt with visual tokens, and response."""
+        return [row.num_prompt_tokens + int(n) for row, n in zip(self.rows, self.lengths, strict=True)]
+
+
+def make_batch(groups: Sequence[RolloutGroup]) -> Batch:
+    """Rollouts to tensors. The reward of a rollout stands on the last token the policy sampled."""
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    rows = tuple(
+        Row(
+            id=f"{group.prompt.prompt.id}#{index}",
+            group=group.prompt.prompt.id,
+            token_ids=group.prompt.token_ids,
+            media=group.prompt.media,
+            seen=rollout.seen,
+        )
+        for group in groups
+        for index, rollout in enumerate(group.rollouts)
+    )
+    mask = pad([rollout.response_mask for rollout in rollouts], torch.bool)
+    return Batch(
+        rows=rows,
+        response_ids=pad([rollout.response_ids for rollout in rollouts], torch.long),
+        response_mask=mask,
+        lengths=torch.tensor([len(rollout.response_ids) for rollout in rollouts]),
+        rollout_log_probs=pad([rollout.rollout_log_probs for rollout in rollouts], torch.float32),
+        token_rewards=at_last_token(mask, torch.tensor([rollout.reward for rollout in rollouts])),
+    )
+
+
+def at_last_token(response_mask: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Values `[B]` as `[B, T]`: each on the last token that its row's policy sampled, zero elsewhere."""
+    last = response_mask.shape[1] - 1 - response_mask.flip(1).int().argmax(1)
+    return torch.zeros(response_mask.shape).scatter(1, last[:, None], values[:, None].float())
+
+
+def pad(sequences: Sequence[Sequence], dtype: torch.dtype) -> torch.Tensor:
+    """Right-pad with zeros to `[B, T]`."""
+    return torch.nn.utils.rnn.pad_sequence([torch.tensor(s, dtype=dtype) for s in sequences], batch_first=True)
+
+
+def mini_batches(batch: Batch, count: int) -> list[Batch]:
+    """Cut a batch into `count` mini-batches of whole groups, in order, as even as the number of groups allows."""
+    groups = list(dict.fromkeys(row.group for row in batch.rows))
+    if len(groups) < count:
+        count = len(groups)
+    part = {group: index * count // len(groups) for index, group in enumerate(groups)}
+    return [batch.select([i for i, row in enumerate(batch.rows) if part[row.group] == m]) for m in range(count)]
+
+
+def shard(batch: Batch, ranks: int) -> list[list[int]]:
+    """Row indices of each rank: whole groups, heaviest first to the least loaded rank (tokens, visual ones included).
+
+    Keeping a group on one rank lets the trainer share what its rows share. A rank may be left without rows when there
+    are fewer groups than ranks.
+    """
+    tokens = batch.row_tokens
+    members: dict[str, list[int]] = {}
+    for index, row in enumerate(batch.rows):
+        members.setdefault(row.group, []).append(index)
+    loads, shards = [0] * ranks, [[] for _ in range(ranks)]
+    for indices in sorted(members.values(), key=lambda rows: -sum(tokens[i] for i in rows)):
+        lightest = loads.index(min(loads))
+        shards[lightest] += indices
+        loads[lightest] += sum(tokens[i] for i in indices)
+    return [sorted(indices) for indices in shards]
+
+
+def micro_batches(row_tokens: Sequence[int], budget: int) -> list[list[int]]:
+    """Row indices of forwards whose padded size `rows * longest` stays within `budget` tokens; at least one row each."""
+    parts: list[list[int]] = []
+    for index in sorted(range(len(row_tokens)), key=lambda i: -row_tokens[i]):
+        # rows come longest first, so the first row of a part is its padded length
+        if parts and (len(parts[-1]) + 1) * row_tokens[parts[-1][0]] <= budget:
+            parts[-1].append(index)
+        else:
+            parts.append([index])
+    return parts

@@ -1,0 +1,155 @@
+"""From the command line to a validated configuration: every problem at once, before Ray starts."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from videorl.algorithms.names import ADVANTAGES, LOSSES, advantage_needs, needs_group
+from videorl.config import Config, ConfigError, compose_config, configs_folder, load_config
+from videorl.rewards.rubric import Rubric
+
+_USAGE = 2  # exit code of a configuration that cannot run
+
+
+def main(run: Callable[[Config], None], config_name: str, argv: list[str] | None = None) -> int:
+    """Parse, validate and run; the exit code. 2: the configuration is wrong. 1: the run stopped on an error."""
+    arguments = _parser(run.__module__, run.__doc__ or "").parse_args(argv)
+    try:
+        if arguments.cfg:
+            import yaml
+
+            print(yaml.safe_dump(compose_config(config_name, arguments.overrides, arguments.config_dir), sort_keys=False))
+            return 0
+        config = load_config(config_name, arguments.overrides, arguments.config_dir)
+        if problems := list(config_problems(config)):
+            raise ConfigError(problems)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"config: {problem}", file=sys.stderr)
+        return _USAGE
+    if config.dry_run:
+        from videorl.dry_run import dry_run
+
+        return dry_run(config)
+    return _run(run, config)
+
+
+def _run(run: Callable[[Config], None], config: Config) -> int:
+    from videorl.types import DataError
+
+    try:
+        run(config)
+    except KeyboardInterrupt:
+        print(f"stopped; the same command resumes {config.run.dir}", file=sys.stderr)
+        return 130
+    except (DataError, ConfigError, FileNotFoundError) as error:
+        # What the user's own files or choices cause needs a sentence, not a traceback
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser(module: str, description: str) -> argparse.ArgumentParser:
+    recipes = sorted(path.stem for path in (configs_folder() / "recipe").glob("*.yaml"))
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=description,
+        epilog=f"recipes: {', '.join(recipes)}. Any key can be overridden: total_steps=3 policy.optim.lr=1e-6. "
+        "`--cfg job` prints every key with its value; `dry_run=true` checks data, tokens and memory and exits.",
+    )
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="recipe=NAME, then overrides (Hydra's grammar)")
+    parser.add_argument("--cfg", choices=["job"], help="print the composed configuration and exit")
+    parser.add_argument("--config-dir", metavar="DIR", help="folder with your own recipe/ and other groups")
+    return parser
+
+
+def config_problems(config: Config) -> Iterator[str]:
+    """The rules that span sections: value, rule and remedy of each one that is broken."""
+    yield from _batch_arithmetic(config)
+    yield from _algorithm(config)
+    yield from _model_and_data(config)
+    try:
+        Rubric(config.rewards)
+    except ValueError as error:
+        yield str(error)
+
+
+def _batch_arithmetic(config: Config) -> Iterator[str]:
+    rollout, data = config.rollout, config.data
+    if needs_group(config.algorithm.advantage) and rollout.group_size < 2:
+        yield (
+            f"rollout.group_size: {rollout.group_size}, algorithm.advantage={config.algorithm.advantage} compares the "
+            "rollouts of a prompt; set at least 2, or take an advantage without groups such as gae"
+        )
+    for name, trainer in (("policy", config.policy), ("critic", config.critic)):
+        if trainer is None:
+            continue
+        if rollout.prompts_per_step % trainer.mini_batches:
+            divisors = [n for n in range(1, rollout.prompts_per_step + 1) if rollout.prompts_per_step % n == 0]
+            near = min(divisors, key=lambda n: abs(n - trainer.mini_batches))
+            yield (
+                f"{name}.mini_batches: {trainer.mini_batches}, must divide rollout.prompts_per_step="
+                f"{rollout.prompts_per_step}; set {near}"
+            )
+        longest = data.max_prompt_tokens + rollout.max_response_tokens
+        if trainer.micro_batch_tokens < longest:
+            yield (
+                f"{name}.micro_batch_tokens: {trainer.micro_batch_tokens}, must hold one row of data.max_prompt_tokens "
+                f"+ rollout.max_response_tokens = {longest}; raise it or lower those"
+            )
+    if rollout.max_model_len < data.max_prompt_tokens + rollout.max_response_tokens:
+        yield (
+            f"rollout.max_model_len: {rollout.max_model_len}, must be at least data.max_prompt_tokens + "
+            f"rollout.max_response_tokens = {data.max_prompt_tokens + rollout.max_response_tokens}; raise it"
+        )
+    if rollout.max_batched_tokens < rollout.max_model_len:
+        yield (
+            f"rollout.max_batched_tokens: {rollout.max_batched_tokens}, must be at least rollout.max_model_len="
+            f"{rollout.max_model_len}, because prompts are not cut into chunks; raise it"
+        )
+
+
+def _algorithm(config: Config) -> Iterator[str]:
+    algorithm = config.algorithm
+    for key, value, names in (
+        ("advantage", algorithm.advantage, list(ADVANTAGES)),
+        ("loss", algorithm.loss, list(LOSSES)),
+    ):
+        if value not in names and ":" not in value:
+            near = difflib.get_close_matches(value, names, n=1)
+            yield f"algorithm.{key}: {value!r}, " + (f"did you mean {near[0]}?" if near else f"one of {', '.join(names)}")
+            return
+    wants_critic = "values" in advantage_needs(algorithm.advantage)
+    if wants_critic and config.critic is None:
+        yield f"critic: null, algorithm.advantage={algorithm.advantage} needs values; add critic=default"
+    if config.critic is not None and not wants_critic:
+        yield f"critic: given, but algorithm.advantage={algorithm.advantage} uses no values; set critic=none"
+    if algorithm.overlong and algorithm.overlong.buffer > config.rollout.max_response_tokens:
+        yield (
+            f"algorithm.overlong.buffer: {algorithm.overlong.buffer}, must not exceed rollout.max_response_tokens="
+            f"{config.rollout.max_response_tokens}; lower it"
+        )
+
+
+def _model_and_data(config: Config) -> Iterator[str]:
+    sampling = config.data.sampling
+    if (sampling.fps is None) == (sampling.num_frames is None):
+        yield f"data.sampling.fps: {sampling.fps} with num_frames={sampling.num_frames}, give exactly one; set the other null"
+    if not sampling.min_frames <= sampling.max_frames:
+        yield f"data.sampling.min_frames: {sampling.min_frames}, must be at most max_frames={sampling.max_frames}; lower it"
+    if not sampling.min_pixels <= sampling.max_pixels <= sampling.total_pixels:
+        yield (
+            f"data.sampling.max_pixels: {sampling.max_pixels}, must lie between min_pixels={sampling.min_pixels} and "
+            f"total_pixels={sampling.total_pixels}; change it"
+        )
+    if config.model.lora and config.model.train_vision:
+        yield "model.train_vision: true, LoRA adapts the language model only; set it false or model.lora=null"
+    if not Path(config.data.media_root).is_dir():
+        yield f"data.media_root: {config.data.media_root!r}, no such folder; give the folder media paths are relative to"
+    for key, path in (("path", config.data.path), ("eval_path", config.data.eval_path)):
+        if path and not path.startswith("hf:") and not Path(path).exists():
+            yield f"data.{key}: {path!r}, no such file; give a .jsonl, a .parquet or hf:name:split"

@@ -1,0 +1,56 @@
+"""What the rest of the project knows about a model family. One file per family implements it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from videorl.types import Media, RenderedPrompt
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from videorl.config import ModelConfig
+    from videorl.types import Clip, Prompt
+    from videorl.video.frames import FramePlan, Frames
+
+
+class VideoModel(Protocol):
+    """A family's tokenizer, geometry and forward; it holds no weights. Weights are the module that `load` returns."""
+
+    path: Path
+    tokenizer: Any
+    placeholder_id: int
+    banned_ids: tuple[int, ...]  # never sampled: a sampled placeholder would ask for features that do not exist
+    stop_ids: tuple[int, ...]
+    spatial_factor: int
+    temporal_factor: int
+
+    # -- before the model ------------------------------------------------------------------------------------------
+    def media(self, clip: Clip, plan: FramePlan) -> Media: ...
+    def render(self, prompt: Prompt, media: Sequence[Media], plans: Sequence[FramePlan]) -> RenderedPrompt: ...
+    def position_ids(self, expanded_ids: Sequence[int], media: Sequence[Media], num_response: int) -> torch.Tensor: ...
+    def patches(self, frames: Frames) -> torch.Tensor: ...
+    def engine_inputs(self, media: Sequence[Media], features: Sequence[torch.Tensor]) -> dict[str, Any]: ...
+
+    # -- the model -------------------------------------------------------------------------------------------------
+    def load(self, dtype: torch.dtype) -> nn.Module: ...
+    def load_vision(self, dtype: torch.dtype) -> nn.Module: ...
+    def encode(self, vision: nn.Module, patches: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor: ...
+    def blank_patches(self) -> tuple[torch.Tensor, tuple[int, int, int]]: ...
+    def vision(self, module: nn.Module) -> nn.Module: ...
+    def language_model(self, module: nn.Module) -> nn.Module: ...
+    def shell(self) -> nn.Module: ...
+    def layers(self, module: nn.Module) -> Sequence[nn.Module]: ...
+    def embed(self, module: nn.Module, token_ids: torch.Tensor) -> torch.Tensor: ...
+    def hidden_states(self, module: nn.Module, embeds: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor: ...
+    def logits(self, module: nn.Module, hidden: torch.Tensor) -> torch.Tensor: ...
+
+
+def open_model(config: ModelConfig) -> VideoModel:
+    """The family named in the configuration. Reads tokenizer and configuration, no weights."""
+    from videorl.models.qwen2_5_vl import Qwen25VL
+
+    return {"qwen2_5_vl": Qwen25VL}[config.family](config)

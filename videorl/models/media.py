@@ -1,0 +1,75 @@
+"""From a `Media` handle to tensors, through the store: what every engine, encoder and trainer process uses."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import torch
+
+from videorl.types import Clip, Media
+from videorl.video.frames import Frames, Limits
+from videorl.video.reader import VideoReader
+from videorl.video.store import Store
+
+if TYPE_CHECKING:
+    from videorl.config import Config
+    from videorl.models.base import VideoModel
+
+
+class EmbeddingMissing(KeyError):
+    """An embedding that should be in the store is not: it was evicted or found corrupt. The caller re-encodes."""
+
+
+class MediaSource:
+    """Frames and embeddings of clips; each is computed once per store and then read by memory map."""
+
+    def __init__(self, model: VideoModel, reader: VideoReader, store: Store):
+        self.model, self.reader, self.store = model, reader, store
+        self._handles: dict[Clip, tuple] = {}
+
+    def plan(self, clip: Clip) -> tuple:
+        """(plan, handle) of a clip, from its header alone; remembered for the life of the process."""
+        if clip not in self._handles:
+            plan = self.reader.plan(clip)
+            self._handles[clip] = (plan, self.model.media(clip, plan))
+        return self._handles[clip]
+
+    def frames(self, media: Media) -> torch.Tensor:
+        """Decoded frames `[T, H, W, 3]` uint8. The handle's key is checked against the file as it is now."""
+        plan, handle = self.plan(media.clip)
+        if handle.key != media.key:
+            raise ValueError(f"{media.clip.path}: its key is {handle.key[:12]} here and {media.key[:12]} in the handle")
+        identity = [plan.media_sha256, [time.hex() for time in plan.pts], plan.height, plan.width]
+        key = hashlib.sha256(f"frames|{identity}".encode()).hexdigest()
+        cached = self.store.get(key)
+        if cached is None:
+            with self.store.filling(key) as missing:
+                if missing:
+                    self.store.put(key, torch.from_numpy(self.reader.load(media.clip).pixels))
+            cached = self.store.get(key)
+            if cached is None:
+                raise EmbeddingMissing(f"{media.clip.path}: its frames were evicted at once; raise store.max_gb")
+        return cached
+
+    def patches(self, media: Media) -> torch.Tensor:
+        """Normalised pixel patches `[t*h*w, d]`, ready for the tower."""
+        plan, _ = self.plan(media.clip)
+        return self.model.patches(Frames(pixels=self.frames(media).numpy(), pts=plan.pts))
+
+    def embeddings(self, media: Media) -> torch.Tensor:
+        """Stored visual features `[num_tokens, hidden]`; never computed here."""
+        tensor = self.store.get(media.key)
+        if tensor is None:
+            raise EmbeddingMissing(f"{media.clip.path}: no embedding {media.key[:12]} in {self.store.folder}")
+        if len(tensor) != media.num_tokens:
+            raise ValueError(f"{media.clip.path}: {len(tensor)} stored features for {media.num_tokens} placeholders")
+        return tensor
+
+
+def open_source(config: Config, model: VideoModel) -> MediaSource:
+    """The source every process of a run opens: same store folder, same limits, same decoder."""
+    reader = VideoReader(
+        Limits(**config.data.limits.model_dump()), decoder=config.data.decoder, workers=config.data.decode_workers
+    )
+    return MediaSource(model, reader, Store(config.store.dir, int(config.store.max_gb * 2**30)))

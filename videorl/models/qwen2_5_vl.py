@@ -1,0 +1,264 @@
+"""Qwen2.5-VL: rendering, M-RoPE, and the pieces of the forward that workers put together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from videorl.config import ModelConfig
+from videorl.imports import fix_cpu_wheels
+from videorl.types import Clip, DataError, Media, Prompt, RenderedPrompt
+from videorl.video.frames import FramePlan, Frames
+
+fix_cpu_wheels()
+
+import transformers  # noqa: E402
+from safetensors import safe_open  # noqa: E402
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, AutoVideoProcessor  # noqa: E402
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (  # noqa: E402
+    Qwen2_5_VisionTransformerPretrainedModel,
+)
+
+_VISION_PREFIXES = ("visual.", "model.visual.")  # the tensor names of old and of new checkpoints
+_EMBEDDING_FORMAT = 1  # raise when the meaning of a stored embedding changes
+
+
+class Qwen25VL:
+    def __init__(self, config: ModelConfig):
+        self.config = config
+        self.path = _local_checkpoint(config)
+        code = {"trust_remote_code": config.trust_remote_code}
+        self.hf_config = cast(Any, AutoConfig.from_pretrained(self.path, **code))
+        self.tokenizer = cast(Any, AutoTokenizer.from_pretrained(self.path, **code))
+        self._processor = cast(Any, AutoVideoProcessor.from_pretrained(self.path, **code))
+        vision = self.hf_config.vision_config
+        self.merge_size: int = vision.spatial_merge_size
+        self.temporal_factor: int = vision.temporal_patch_size
+        self.patch_size: int = vision.patch_size
+        self.spatial_factor = self.patch_size * self.merge_size
+        self.tokens_per_second: float = vision.tokens_per_second
+        self.placeholder_id: int = self.hf_config.video_token_id
+        self.banned_ids = tuple(
+            sorted(
+                {
+                    self.hf_config.image_token_id,
+                    self.hf_config.video_token_id,
+                    self.hf_config.vision_start_token_id,
+                    self.hf_config.vision_end_token_id,
+                    *self.tokenizer.convert_tokens_to_ids(["<|vision_pad|>"]),
+                }
+            )
+        )
+        self.stop_ids = (self.tokenizer.convert_tokens_to_ids("<|im_end|>"),)
+
+    # -- before the model ------------------------------------------------------------------------------------------
+
+    def media(self, clip: Clip, plan: FramePlan) -> Media:
+        """The handle of a clip: its grid, its M-RoPE time step and the key its features are stored under."""
+        grid = plan.grid(self.patch_size, self.temporal_factor)
+        identity = [
+            plan.media_sha256,
+            [time.hex() for time in plan.pts],
+            plan.height,
+            plan.width,
+            self._processor_digest,
+            self.config.dtype,
+            "pixels" if self.config.train_vision else self.vision_digest,
+            _EMBEDDING_FORMAT,
+        ]
+        return Media(
+            clip=clip,
+            key=hashlib.sha256(json.dumps(identity).encode()).hexdigest(),
+            grid=grid,
+            num_tokens=grid[0] * grid[1] * grid[2] // self.merge_size**2,
+            # vLLM keeps this number in float32; a float64 here could truncate to another position
+            seconds_per_grid=float(np.float32(plan.seconds_per_grid)),
+        )
+
+    def render(self, prompt: Prompt, media: Sequence[Media], plans: Sequence[FramePlan]) -> RenderedPrompt:
+        """Apply the chat template. Refuses text that spells a special token: it would forge a turn or a video."""
+        for message in prompt.messages:
+            for text in _texts(message["content"]):
+                if forged := [token for token in self.tokenizer.all_special_tokens if token in text]:
+                    raise DataError(
+                        "special_token",
+                        f"sample {prompt.id}: its text contains {forged[0]!r}, which only the template may write; "
+                        "remove it from the row",
+                    )
+        token_ids = self.tokenizer.apply_chat_template(
+            list(prompt.messages), add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+        found = token_ids.count(self.placeholder_id)
+        if found != len(media):
+            raise DataError(
+                "placeholder_count", f"sample {prompt.id}: {found} video placeholders in its messages, {len(media)} videos"
+            )
+        return RenderedPrompt(
+            prompt=prompt,
+            token_ids=tuple(token_ids),
+            media=tuple(media),
+            frame_times=tuple(plan.pts for plan in plans),
+            origins=tuple(plan.origin for plan in plans),
+            durations=tuple(plan.duration for plan in plans),
+        )
+
+    def position_ids(self, expanded_ids: Sequence[int], media: Sequence[Media], num_response: int) -> torch.Tensor:
+        """M-RoPE ids `[3, P + R]` (time, height, width) of a prompt and `num_response` text tokens after it.
+
+        Text after a video resumes at the largest position so far + 1, and temporal steps are
+        `floor(step * seconds_per_grid * tokens_per_second)`, as in vLLM and in the Qwen2.5-VL paper. transformers 5.10
+        does both otherwise (it resumes at start + max(h, w) and truncates the seconds), so its positions are not used.
+        """
+        parts: list[np.ndarray] = []
+        start = cursor = 0  # next free position; next prompt index not placed yet
+        ids = np.asarray(expanded_ids)
+        is_video = ids == self.placeholder_id
+        for item in media:
+            offset = cursor + int(np.argmax(is_video[cursor:]))
+            text = np.arange(offset - cursor) + start
+            t, h, w = item.grid[0], item.grid[1] // self.merge_size, item.grid[2] // self.merge_size
+            grid = np.indices((t, h, w)).reshape(3, -1)
+            factor = item.seconds_per_grid * self.tokens_per_second
+            grid[0] = (grid[0] * factor).astype(np.int64)
+            parts += [np.broadcast_to(text, (3, len(text))), grid + start + len(text)]
+            start = int(parts[-1].max()) + 1
+            cursor = offset + item.num_tokens
+        tail = np.arange(len(ids) - cursor + num_response) + start
+        parts.append(np.broadcast_to(tail, (3, len(tail))))
+        return torch.from_numpy(np.concatenate(parts, axis=1))
+
+    def patches(self, frames: Frames) -> torch.Tensor:
+        """Normalised patches `[t*h*w, channels * temporal * patch²]` of frames that already have their final size."""
+        video = torch.from_numpy(frames.pixels).permute(0, 3, 1, 2)  # [T, 3, H, W]
+        out = self._processor(videos=[video], do_resize=False, do_sample_frames=False, return_tensors="pt")
+        return out["pixel_values_videos"]
+
+    def engine_inputs(self, media: Sequence[Media], features: Sequence[torch.Tensor]) -> dict[str, Any]:
+        """vLLM's `multi_modal_data` (and processor arguments) for embeddings `[n, hidden]` or frames `[T, H, W, 3]`.
+
+        The time step is always passed: without it vLLM assumes 1 s for embeddings and collapses the times of frames.
+        """
+        if features[0].dtype == torch.uint8:
+            metadata = [
+                {"fps": self.temporal_factor / item.seconds_per_grid, "total_num_frames": len(frames),
+                 "frames_indices": list(range(len(frames))), "do_sample_frames": False}
+                for item, frames in zip(media, features, strict=True)
+            ]  # fmt: skip
+            videos = [(frames.numpy(), meta) for frames, meta in zip(features, metadata, strict=True)]
+            return {
+                "multi_modal_data": {"video": videos},
+                "mm_processor_kwargs": {"video_metadata": metadata, "do_resize": False, "do_sample_frames": False},
+            }
+        video = {
+            "video_embeds": torch.cat(list(features)),
+            "video_grid_thw": torch.tensor([item.grid for item in media]),
+            "second_per_grid_ts": torch.tensor([item.seconds_per_grid for item in media], dtype=torch.float32),
+        }
+        return {"multi_modal_data": {"video": video}}
+
+    # -- the model -------------------------------------------------------------------------------------------------
+
+    def load(self, dtype: torch.dtype) -> nn.Module:
+        return AutoModelForImageTextToText.from_pretrained(
+            self.path, dtype=dtype, attn_implementation="sdpa", trust_remote_code=self.config.trust_remote_code
+        )
+
+    def shell(self) -> nn.Module:
+        """The model without memory for its weights: what `save_pretrained` needs beside a state dict."""
+        with torch.device("meta"):
+            return AutoModelForImageTextToText.from_config(
+                self.hf_config, trust_remote_code=self.config.trust_remote_code
+            )
+
+    def load_vision(self, dtype: torch.dtype) -> nn.Module:
+        """The vision tower and merger alone; no other tensor of the checkpoint is read."""
+        vision = Qwen2_5_VisionTransformerPretrainedModel._from_config(
+            self.hf_config.vision_config, attn_implementation="sdpa"
+        )
+        vision.load_state_dict(dict(self._vision_tensors()))
+        return vision.to(dtype).eval().requires_grad_(False)
+
+    def encode(self, vision: nn.Module, patches: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
+        """Visual features `[t*h*w / merge², hidden]` of one video."""
+        parameter = next(vision.parameters())
+        grid_thw = torch.tensor([grid], device=parameter.device)
+        return vision(patches.to(parameter), grid_thw=grid_thw).pooler_output
+
+    def blank_patches(self) -> tuple[torch.Tensor, tuple[int, int, int]]:
+        """The smallest input of the tower: one visual token of zeros."""
+        grid = (1, self.merge_size, self.merge_size)
+        return torch.zeros(self.merge_size**2, 3 * self.temporal_factor * self.patch_size**2), grid
+
+    def vision(self, module: nn.Module) -> nn.Module:
+        return cast(Any, module).model.visual
+
+    def language_model(self, module: nn.Module) -> nn.Module:
+        return cast(Any, module).model.language_model
+
+    def layers(self, module: nn.Module) -> Sequence[nn.Module]:
+        """The decoder layers: the units of sharding and of gradient checkpointing."""
+        return cast(Any, self.language_model(module)).layers
+
+    def embed(self, module: nn.Module, token_ids: torch.Tensor) -> torch.Tensor:
+        return cast(Any, self.language_model(module)).embed_tokens(token_ids)
+
+    def hidden_states(self, module: nn.Module, embeds: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        """Last hidden states `[B, L, hidden]` of `embeds` `[B, L, hidden]` at `position_ids` `[3, B, L]`, causal.
+
+        No mask is passed: rows are padded on the right, where a causal query never looks.
+        """
+        return self.language_model(module)(inputs_embeds=embeds, position_ids=position_ids, use_cache=False).last_hidden_state
+
+    def logits(self, module: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+        return cast(Any, module).lm_head(hidden)
+
+    # -- identity --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def vision_digest(self) -> str:
+        """Identity of the tower's and the merger's weights."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self._vision_tensors()):
+            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def _processor_digest(self) -> str:
+        described = json.dumps([transformers.__version__, self._processor.to_dict()], sort_keys=True, default=str)
+        return hashlib.sha256(described.encode()).hexdigest()
+
+    def _vision_tensors(self) -> list[tuple[str, torch.Tensor]]:
+        tensors = []
+        for file in sorted(self.path.glob("*.safetensors")):
+            with safe_open(str(file), framework="pt") as reader:
+                for name in reader.keys():  # noqa: SIM118  (a safe_open handle is not a dict)
+                    prefix = next((p for p in _VISION_PREFIXES if name.startswith(p)), None)
+                    if prefix:
+                        tensors.append((name.removeprefix(prefix), reader.get_tensor(name)))
+        if not tensors:
+            raise ValueError(f"{self.path}: no vision tower in its *.safetensors files; is it a Qwen2.5-VL checkpoint?")
+        return tensors
+
+
+def _texts(content: str | list[dict[str, Any]]) -> list[str]:
+    return [content] if isinstance(content, str) else [part["text"] for part in content if part["type"] == "text"]
+
+
+def _local_checkpoint(config: ModelConfig) -> Path:
+    path = Path(config.path)
+    if path.is_dir():
+        return path.resolve()
+    if config.path.startswith((".", "/", "~")) or config.path.count("/") > 1:
+        raise FileNotFoundError(f"model.path: {config.path}: no such folder; give a checkpoint folder or a hub name")
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(config.path, revision=config.revision, allow_patterns=["*.json", "*.safetensors", "*.txt"]))

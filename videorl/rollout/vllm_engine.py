@@ -1,0 +1,215 @@
+"""vLLM in a Ray actor, in-process, with continuous batching. The only file that imports vllm.
+
+One thread owns the engine: it takes commands from a queue between engine steps, so that requests join and leave the
+running batch at every step while the actor's event loop stays free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from videorl import contract
+from videorl.config import Config
+from videorl.imports import fix_cpu_wheels, require
+from videorl.models.base import open_model
+from videorl.models.media import open_source
+from videorl.types import Generation, Media, Request, SamplingParams, expand_placeholders
+from videorl.weight_sync import Weights, receive
+
+_BAN = -100.0  # vLLM's lowest bias; e^-100 is 0 beside any other token in float32
+
+
+class VLLMEngine:
+    def __init__(self, config: Config, index: int):
+        vllm = _import_vllm()
+        self.vllm, self.config = vllm, config
+        self.model = open_model(config.model)
+        self.source = open_source(config, self.model)
+        self.version = 0
+        rollout = config.rollout
+        self.llm = vllm.LLM(
+            model=str(self.model.path),
+            dtype=config.model.dtype,
+            trust_remote_code=config.model.trust_remote_code,
+            seed=config.seed + index,
+            max_model_len=rollout.max_model_len,
+            max_num_batched_tokens=rollout.max_batched_tokens,
+            max_num_seqs=rollout.max_concurrency,
+            tensor_parallel_size=rollout.tensor_parallel,
+            gpu_memory_utilization=rollout.gpu_memory,
+            # of the distribution that is sampled from: after temperature and banned tokens, as the trainer's
+            logprobs_mode="processed_logprobs",
+            enable_mm_embeds=True,  # safe here: embeddings come from our own store, not from a network
+            limit_mm_per_prompt={"image": 0, "video": 64},
+            enable_prefix_caching=True,
+            enforce_eager=True,
+            disable_log_stats=True,
+            **rollout.engine_kwargs,
+        )
+        self._ids = itertools.count()
+        self._commands: queue.Queue[Callable[[], None]] = queue.Queue()
+        self._waiting: dict[str, Callable[[Any, Exception | None], None]] = {}
+        threading.Thread(target=self._run, daemon=True, name="vllm").start()
+
+    @staticmethod
+    def environment(config: Config) -> dict[str, str]:
+        import os
+
+        variables = {
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "VLLM_CPU_KVCACHE_SPACE": str(config.rollout.kv_cache_gb),
+            "TORCHDYNAMO_DISABLE": "1",  # else the sampler is compiled at the first request, which takes 10-40 s
+            "VLLM_LOGGING_LEVEL": "ERROR",
+            "VLLM_NO_USAGE_STATS": "1",
+        }
+        if os.path.isdir(config.model.path):
+            variables["HF_HUB_OFFLINE"] = "1"
+        return variables
+
+    def ready(self) -> None:
+        """Answers once the engine is built."""
+
+    async def generate(self, request: Request) -> Generation:
+        prompt, expanded = self._prompt(request)
+        output = await self._submit(prompt, request.sampling)
+        shown = list(output.prompt_token_ids)
+        if shown != expanded:
+            raise contract.AlignmentError(
+                f"vLLM expanded the prompt to {len(shown)} tokens, the model's rule gives {len(expanded)}: "
+                f"media {[item.key[:12] for item in request.media]}"
+            )
+        completion = output.outputs[0]
+        return Generation(
+            token_ids=tuple(completion.token_ids),
+            log_probs=tuple(
+                min(0.0, entry[token].logprob)
+                for entry, token in zip(completion.logprobs, completion.token_ids, strict=True)
+            ),
+            finish_reason=completion.finish_reason,
+            weight_version=self.version,
+            seen=contract.fingerprint(shown, request.media),
+            cached_tokens=output.num_cached_tokens or 0,
+        )
+
+    async def load_weights(self, weights: Weights) -> None:
+        """Replace the weights and drop every cache that was computed with the old ones."""
+
+        def load() -> None:
+            if self._waiting:
+                raise RuntimeError(f"load_weights: {len(self._waiting)} requests are under way; wait for them first")
+            tensors: Any = receive(weights)
+            if self.config.rollout.tensor_parallel > 1:
+                tensors = list(tensors)  # an iterator cannot cross to vLLM's own worker processes
+            self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": tensors})
+            # Without the first, the next request with a video the engine knows raises "Encoder cache miss"; without
+            # the second, prefix hits have keys and values of the old weights; the third holds the processor's output.
+            self.llm.llm_engine.reset_encoder_cache()
+            self.llm.llm_engine.reset_prefix_cache()
+            self.llm.llm_engine.reset_mm_cache()
+            self.version = weights.version
+
+        await self._call(load)
+
+    # -- the engine thread -------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        engine = self.llm.llm_engine
+        while True:
+            # Idle: block for a command. Busy: take all that have come, then step.
+            pending = [self._commands.get()] if not self._waiting else []
+            while not self._commands.empty():
+                pending.append(self._commands.get())
+            for command in pending:
+                command()
+            if not self._waiting:
+                continue
+            try:
+                outputs = engine.step()
+            except Exception as error:  # the engine's state is unknown now: its callers must hear of it, not time out
+                for settle in self._waiting.values():
+                    settle(None, error)
+                raise
+            for output in outputs:
+                if output.finished:
+                    self._waiting.pop(output.request_id)(output, None)
+
+    async def _call(self, function: Callable[[], Any]) -> Any:
+        """Run a function on the engine thread, between two steps."""
+        loop, future = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
+
+        def command() -> None:
+            try:
+                result = function()
+            except Exception as error:
+                loop.call_soon_threadsafe(_settle, future, None, error)
+            else:
+                loop.call_soon_threadsafe(_settle, future, result, None)
+
+        self._commands.put(command)
+        return await future
+
+    async def _submit(self, prompt: dict[str, Any], sampling: SamplingParams) -> Any:
+        loop, future = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
+        request_id = str(next(self._ids))
+        parameters = self.vllm.SamplingParams(
+            max_tokens=sampling.max_tokens,
+            temperature=sampling.temperature,
+            seed=sampling.seed,
+            logprobs=0,
+            stop_token_ids=list(self.model.stop_ids),
+            ignore_eos=False,
+            detokenize=False,
+            logit_bias={token: _BAN for token in self.model.banned_ids},
+        )
+
+        def add() -> None:
+            # Registered under the name before the engine may finish it
+            self.llm.llm_engine.add_request(request_id, prompt, parameters)
+            self._waiting[request_id] = lambda output, error: loop.call_soon_threadsafe(_settle, future, output, error)
+
+        await self._call(add)
+        return await future
+
+    def _prompt(self, request: Request) -> tuple[dict[str, Any], list[int]]:
+        expanded = expand_placeholders(request.token_ids, request.media, self.model.placeholder_id)
+        prompt: dict[str, Any] = {"prompt_token_ids": list(request.token_ids)}
+        if request.media:
+            features = [self._features(item) for item in request.media]
+            prompt |= self.model.engine_inputs(request.media, features)
+            # Our key stands for the content, so vLLM need not hash hundreds of megabytes per request
+            prompt["multi_modal_uuids"] = {"video": [item.key for item in request.media]}
+        return prompt, expanded
+
+    def _features(self, media: Media) -> Any:
+        return self.source.frames(media) if self.config.model.train_vision else self.source.embeddings(media)
+
+
+def _import_vllm() -> Any:
+    """vLLM, able to inspect model classes under a CPU torch.
+
+    It does so in a fresh interpreter, to keep CUDA uninitialised here, and that interpreter lacks `fix_cpu_wheels`.
+    Without CUDA there is nothing to protect, so the inspection runs here.
+    """
+    import torch
+
+    fix_cpu_wheels()
+    vllm = require("vllm", extra="cpu' or 'videorl[gpu")
+    if torch.version.cuda is None:
+        from vllm.model_executor.models import registry
+
+        registry._run_in_subprocess = lambda function: function()
+    return vllm
+
+
+def _settle(future: asyncio.Future, result: Any, error: Exception | None) -> None:
+    if future.cancelled():  # its caller gave up waiting
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(result)

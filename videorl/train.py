@@ -1,0 +1,150 @@
+"""Reinforcement learning: `python -m videorl.train recipe=quickstart`. `train` is the whole loop; one step is one screen."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+from videorl.algorithms.advantages import compute_advantages
+from videorl.algorithms.importance import compute_importance_weights
+from videorl.algorithms.kl import apply_kl_to_rewards
+from videorl.algorithms.shaping import compute_overlong_penalty, has_signal
+from videorl.cluster import Cluster
+from videorl.config import Config
+from videorl.data.batch import Batch, at_last_token, make_batch
+from videorl.data.prompts import PromptStream
+from videorl.evaluate import evaluate
+from videorl.launch import main
+from videorl.models.base import open_model
+from videorl.models.media import open_source
+from videorl.rewards.rubric import Rubric
+from videorl.rollout.engine import Engines
+from videorl.rollout.runner import Runner
+from videorl.run import Run, StepLog
+from videorl.types import RolloutGroup
+from videorl.workers.critic import Critic
+from videorl.workers.encoder import Encoders
+from videorl.workers.policy import Policy
+
+
+def train(config: Config) -> None:
+    """Post-train a video LLM with reinforcement learning."""
+    run = Run(config)
+    model = open_model(config.model)
+    source = open_source(config, model)
+    prompts = PromptStream.train(config, model, source)
+    held_out = PromptStream.held_out(config, model, source)
+
+    with Cluster(config) as cluster, run:
+        encoders = Encoders(cluster, config, source.store)
+        engines = Engines(cluster, config)
+        policy = Policy.trained(cluster, config)
+        reference = Policy.reference(cluster, config, policy)
+        critic = Critic(cluster, config, config.critic) if config.critic else None
+        runner = Runner(config, model, engines.generate, Rubric(config.rewards))
+        run.wait_for(encoders=encoders, engines=engines, policy=policy, reference=reference, critic=critic)
+
+        learners = {"policy": policy} | ({"critic": critic} if critic else {})
+        step, state = run.resume(learners)
+        if state:
+            prompts.load_state(state)
+        engines.load_weights(policy.publish(version=step))
+        exam = held_out.all(encoders.ensure) if held_out else []
+        if step == 0 and exam:
+            run.log_evaluation(0, evaluate(config, runner, exam, run.progress))
+
+        while step < config.total_steps:
+            step += 1
+            with run.step(step) as log:
+                with log.time("rollout"):  # 1. G responses per prompt, scored
+                    groups = collect(config, prompts, encoders, runner, step, log)
+                log.rollouts(groups)
+
+                batch = make_batch(groups)  # 2. to tensors, once
+                with log.time("log_probs"):  # 3. the same tokens under the frozen views
+                    batch = batch.with_(old_log_probs=policy.compute_log_probs(batch))
+                    if reference:
+                        batch = batch.with_(ref_log_probs=reference.compute_log_probs(batch))
+                    if critic:
+                        batch = batch.with_(values=critic.compute_values(batch))
+                log.parity(batch.rollout_log_probs, batch.old_log_probs, batch.response_mask)
+
+                batch = assign_credit(config, batch, log)  # 4. pure
+
+                with log.time("update"):  # 5. optimiser steps
+                    if critic:
+                        log.metrics("critic", critic.update(batch))
+                    if critic is None or step > critic.warmup_steps:
+                        log.metrics("policy", policy.update(batch))
+
+                with log.time("weight_sync"):  # 6. the engines sample from the new policy
+                    engines.load_weights(policy.publish(version=step))
+
+                if exam and run.due("eval", step):
+                    with log.time("eval"):
+                        log.evaluation(evaluate(config, runner, exam, run.progress))
+                log.metrics("data", prompts.metrics())
+                log.metrics("video", encoders.take_counts())
+                log.metrics("driver", {"bytes": cluster.take_shipped_bytes()})
+            if run.due("save", step):
+                run.save(step, learners, prompts.state())
+
+        if config.run.export:
+            policy.export(run.folder / "export")
+        run.finish()
+
+
+def collect(
+    config: Config, prompts: PromptStream, encoders: Encoders, runner: Runner, step: int, log: StepLog
+) -> list[RolloutGroup]:
+    """One step's groups. With dynamic sampling (DAPO), groups that teach nothing are replaced by further prompts."""
+    rollout, dynamic = config.rollout, config.algorithm.dynamic_sampling
+    groups: list[RolloutGroup] = []
+    for draw in range(dynamic.max_batches if dynamic else 1):
+        drawn = runner.collect(
+            prompts.take(rollout.prompts_per_step - len(groups), encoders.ensure),
+            group_size=rollout.group_size,
+            temperature=rollout.temperature,
+            label=f"step {step}.{draw}",
+            progress=log.progress,
+        )
+        groups += [group for group in drawn if not dynamic or has_signal(group.rewards)]
+        if len(groups) == rollout.prompts_per_step:
+            break
+    return groups or drawn  # a step in which no group differs is trained on as it is: its advantages are zero
+
+
+def assign_credit(config: Config, batch: Batch, log: StepLog) -> Batch:
+    """Rewards to advantages: overlong penalty, KL in the reward, importance correction, estimator. No side effects."""
+    algorithm = config.algorithm
+    rewards = batch.need("token_rewards")
+    if algorithm.overlong:
+        budget = config.rollout.max_response_tokens
+        penalties = [compute_overlong_penalty(int(n), budget, algorithm.overlong) for n in batch.lengths]
+        rewards = rewards + at_last_token(batch.response_mask, torch.tensor(penalties))
+    if algorithm.kl and algorithm.kl.where == "reward":
+        rewards, metrics = apply_kl_to_rewards(
+            rewards, batch.need("old_log_probs"), batch.need("ref_log_probs"), batch.response_mask, algorithm.kl
+        )
+        log.metrics("policy", metrics)
+    weights = None
+    if algorithm.importance_cap:
+        weights, metrics = compute_importance_weights(
+            batch.need("old_log_probs"), batch.need("rollout_log_probs"), batch.response_mask, algorithm.importance_cap
+        )
+        log.metrics("importance", metrics)
+    credit = compute_advantages(
+        algorithm,
+        token_rewards=rewards,
+        response_mask=batch.response_mask,
+        groups=[row.group for row in batch.rows],
+        values=batch.values,
+        old_log_probs=batch.old_log_probs,
+        importance_weights=weights,
+    )
+    return batch.with_(advantages=credit.advantages, returns=credit.returns, importance_weights=weights)
+
+
+if __name__ == "__main__":
+    sys.exit(main(train, "train"))

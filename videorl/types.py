@@ -1,0 +1,273 @@
+"""The nouns of the project. Each type refuses bad data when it is built, so no later stage has to check again.
+
+    Clip ─ Media ─ Prompt ─ RenderedPrompt ─ Request ─ Generation ─ Rollout ─ RolloutGroup ─ Row
+
+Nothing here imports torch or ray: these types travel between processes and are read by tools without a GPU.
+Pixels and embeddings never appear in them; a `Media` handle (a few hundred bytes) stands for both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+class DataError(ValueError):
+    """Untrusted input is bad. Carries a machine-readable `reason`; the text names the value, the rule and the remedy."""
+
+    def __init__(self, reason: str, message: str):
+        super().__init__(message)
+        self.reason = reason
+
+    def __reduce__(self):
+        return type(self), (self.reason, str(self))
+
+
+class VideoError(DataError):
+    """A media file cannot give the frames that were asked for. `reason` is one of `VIDEO_REASONS`."""
+
+
+VIDEO_REASONS = (
+    "missing",  # no such file
+    "empty",  # zero bytes
+    "not_a_video",  # no container or no codec recognises it
+    "no_video_stream",  # audio only
+    "truncated",  # the container promises more than the file holds
+    "corrupt",  # a packet or frame fails to decode
+    "too_large",  # a limit on duration, frames or pixels is exceeded, checked before decoding
+    "bad_span",  # start/end select nothing
+    "timeout",  # the decoder was killed at its deadline
+    "crashed",  # the decoder process died
+    "digest_mismatch",  # the file is not the one the data set describes
+    "outside_root",  # the path leaves data.media_root
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Which frames of a clip are shown and how large they are. Exactly one of `fps` and `num_frames` is given.
+
+    Pixel budgets count pixels of one frame, `total_pixels` of all frames of one video together (Qwen-VL's rules).
+    Both sides of a frame are multiples of `spatial_factor` (28 for Qwen2.5-VL, 32 for Qwen3-VL); the number of
+    frames is a multiple of `temporal_factor`.
+    """
+
+    fps: float | None
+    num_frames: int | None
+    min_frames: int
+    max_frames: int
+    min_pixels: int
+    max_pixels: int
+    total_pixels: int
+    spatial_factor: int = 28
+    temporal_factor: int = 2
+
+    def __post_init__(self):
+        if (self.fps is None) == (self.num_frames is None):
+            raise ValueError(f"Sampling: fps={self.fps}, num_frames={self.num_frames}: give exactly one of the two")
+        if self.fps is not None and not (self.fps > 0 and math.isfinite(self.fps)):
+            raise ValueError(f"Sampling: fps={self.fps} must be a positive finite number")
+        if not 1 <= self.min_frames <= self.max_frames:
+            raise ValueError(
+                f"Sampling: 1 <= min_frames={self.min_frames} <= max_frames={self.max_frames} does not hold"
+            )
+        if self.num_frames is not None and not 1 <= self.num_frames <= self.max_frames:
+            raise ValueError(f"Sampling: num_frames={self.num_frames} must be in 1..max_frames={self.max_frames}")
+        if not 0 < self.min_pixels <= self.max_pixels <= self.total_pixels:
+            raise ValueError(
+                f"Sampling: 0 < min_pixels={self.min_pixels} <= max_pixels={self.max_pixels} "
+                f"<= total_pixels={self.total_pixels} does not hold"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """A video file, a time span of it and a sampling rule. `load_frames(clip)` turns it into pixels.
+
+    `start` and `end` are seconds on the player's clock (0 = the first frame of the file); None = the file's own bound.
+    `sha256`, where given, is what the file's bytes must hash to.
+    """
+
+    path: str
+    sampling: Sampling
+    start: float | None = None
+    end: float | None = None
+    sha256: str | None = None
+
+    def __post_init__(self):
+        for name in ("start", "end"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise VideoError("bad_span", f"{self.path}: {name}={value} must be a finite number of seconds >= 0")
+        if self.start is not None and self.end is not None and self.end <= self.start:
+            raise VideoError("bad_span", f"{self.path}: end={self.end} must be greater than start={self.start}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Media:
+    """A clip as the model sees it: the handle that travels instead of pixels, of the same size for any length.
+
+    `key` is the content address of its embeddings (or, for a trained tower, of its frames): it changes whenever
+    the file's bytes, the frame times, the size, the processor or the frozen tower change.
+    `grid` is (t, h, w) in patches before spatial merging; `num_tokens` = t*h*w / merge².
+    `seconds_per_grid` is the time between two temporal grid steps, the one number M-RoPE needs.
+    """
+
+    clip: Clip
+    key: str
+    grid: tuple[int, int, int]
+    num_tokens: int
+    seconds_per_grid: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """One data-set row, ready to be shown: messages whose `{"type": "video"}` parts stand for `clips`, in order.
+
+    `row` is the canonical row as a plain dict; rewards receive it whole.
+    """
+
+    id: str
+    task: str
+    messages: tuple[dict[str, Any], ...]
+    clips: tuple[Clip, ...]
+    row: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderedPrompt:
+    """A prompt as token ids in which ONE placeholder stands for each video; `expand_placeholders` gives the long form.
+
+    `frame_times[i]` are the container timestamps in seconds of the frames of `media[i]`; `origins[i]` is the container
+    time of that clip's own 0 s and `durations[i]` its length. They stay with the driver: only `token_ids` and `media`
+    are sent to engines and trainers, so what travels does not grow with the number of frames.
+    """
+
+    prompt: Prompt
+    token_ids: tuple[int, ...]
+    media: tuple[Media, ...]
+    frame_times: tuple[tuple[float, ...], ...]
+    origins: tuple[float, ...]
+    durations: tuple[float, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of the expanded prompt."""
+        return len(self.token_ids) + sum(media.num_tokens - 1 for media in self.media)
+
+
+def expand_placeholders(token_ids: Sequence[int], media: Sequence[Media], placeholder: int) -> list[int]:
+    """Repeat the i-th `placeholder` id `media[i].num_tokens` times. The only place where placeholders are expanded."""
+    expanded: list[int] = []
+    remaining = iter(media)
+    for token in token_ids:
+        if token != placeholder:
+            expanded.append(token)
+        elif (item := next(remaining, None)) is not None:
+            expanded.extend([placeholder] * item.num_tokens)
+        else:
+            raise ValueError(f"more video placeholders in the prompt than its {len(media)} videos")
+    if next(remaining, None) is not None:
+        raise ValueError(f"fewer video placeholders in the prompt than its {len(media)} videos")
+    return expanded
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+    """How the engine samples one response. `seed` is given by value so that a request is reproducible alone.
+
+    There is no top-p or top-k: the trainer's log-probabilities are those of the whole distribution, and a truncated
+    one would make every importance ratio wrong. `temperature` 0 is greedy.
+    """
+
+    max_tokens: int
+    temperature: float
+    seed: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What an engine needs for one response. The engine fetches embeddings or frames itself, by `media[i].key`."""
+
+    token_ids: tuple[int, ...]
+    media: tuple[Media, ...]
+    sampling: SamplingParams
+
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """What the engine returns for one request; `seen` is the fingerprint of what it was shown (`videorl/contract.py`)."""
+
+    token_ids: tuple[int, ...]
+    log_probs: tuple[float, ...]
+    finish_reason: FinishReason
+    weight_version: int
+    seen: str
+    cached_tokens: int = 0  # prompt tokens served from the engine's prefix cache
+
+    def __post_init__(self):
+        if len(self.token_ids) != len(self.log_probs):
+            raise ValueError(f"Generation: {len(self.token_ids)} tokens but {len(self.log_probs)} log-probs")
+        if not all(math.isfinite(value) and value <= 1e-3 for value in self.log_probs):
+            raise ValueError(f"Generation: log-probs must be finite and <= 0, got {min(self.log_probs)}..{max(self.log_probs)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """One episode: the prompt's tokens, then every token of the response, the environment's turns included.
+
+    `response_mask[i]` is 1 where the policy sampled `response_ids[i]`; there, and only there,
+    `rollout_log_probs[i]` is the engine's log-probability of it (0.0 elsewhere).
+    """
+
+    prompt: RenderedPrompt
+    response_ids: tuple[int, ...]
+    response_mask: tuple[int, ...]
+    rollout_log_probs: tuple[float, ...]
+    text: str
+    finish_reason: FinishReason
+    weight_version: int
+    seen: str
+    cached_tokens: int = 0
+    reward: float = 0.0
+    terms: dict[str, float] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self):
+        n = len(self.response_ids)
+        if n == 0:
+            raise ValueError(f"Rollout of {self.prompt.prompt.id}: empty response")
+        if not len(self.response_mask) == len(self.rollout_log_probs) == n:
+            raise ValueError(
+                f"Rollout of {self.prompt.prompt.id}: {n} response_ids, {len(self.response_mask)} response_mask, "
+                f"{len(self.rollout_log_probs)} rollout_log_probs: the three must be equally long"
+            )
+        if not math.isfinite(self.reward):
+            raise ValueError(f"Rollout of {self.prompt.prompt.id}: reward {self.reward} is not finite")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutGroup:
+    """The rollouts of one prompt."""
+
+    prompt: RenderedPrompt
+    rollouts: tuple[Rollout, ...]
+
+    def __post_init__(self):
+        if not self.rollouts:
+            raise ValueError(f"RolloutGroup of {self.prompt.prompt.id} is empty")
+        for rollout in self.rollouts:
+            if rollout.prompt.token_ids != self.prompt.token_ids or rollout.prompt.media != self.prompt.media:
+                raise ValueError(
+                    f"RolloutGroup of {self.prompt.prompt.id} holds a rollout of {rollout.prompt.prompt.id} "
+                    "with another prompt: all rollouts of a group share tokens and media"
+                )
+
+    @property
+    def rewards(self) -> tuple[float, ...]:
+        return tuple(rollout.reward for rollout in self.rollouts)

@@ -1,0 +1,187 @@
+"""What the policy's and the critic's workers have in common: a sharded module, its optimiser and its micro-batches."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from videorl.algorithms.losses import merge_metrics
+from videorl.cluster import Cluster, Worker, all_ranks
+from videorl.config import Config, OptimConfig, TrainerConfig
+from videorl.data.batch import Batch, Row, micro_batches, mini_batches, pad, shard
+from videorl.models.base import VideoModel, open_model
+from videorl.models.media import MediaSource, open_source
+from videorl.workers.fsdp import (
+    Optimizer,
+    init_process_group,
+    load_sharded,
+    same_number_of_calls,
+    save_sharded,
+    shard_module,
+)
+from videorl.workers.modules import Backbone, make_inputs
+
+
+_PER_TOKEN = ("rollout_log_probs", "old_log_probs", "ref_log_probs", "values", "advantages", "returns", "importance_weights")
+
+
+class Counts(NamedTuple):
+    """Of a whole mini-batch, over all ranks: what its loss is divided by."""
+
+    tokens: int
+    sequences: int
+
+
+class Metrics(NamedTuple):
+    shares: dict[str, float]  # this rank's shares of the mini-batch's metrics
+    step: dict[str, float]  # of the optimiser step: the same on every rank
+
+
+LossFn = Callable[[Batch, Counts], tuple[torch.Tensor, dict[str, torch.Tensor]]]
+
+
+class TrainerWorker(Worker):
+    """One rank. Subclasses say which module they train and what a micro-batch's loss is."""
+
+    def __init__(self, config: Config, trainer: TrainerConfig, optim: OptimConfig | None, total_steps: int):
+        super().__init__()
+        torch.set_num_threads(config.cluster.threads)
+        for seed in (random.seed, np.random.seed, torch.manual_seed):
+            seed(config.seed)
+        self.config, self.trainer = config, trainer
+        self.device, self.mesh = init_process_group()
+        self.model: VideoModel = open_model(config.model)
+        self.source: MediaSource = open_source(config, self.model)
+        hf = self.model.load(torch.bfloat16 if config.model.dtype == "bfloat16" else torch.float32)
+        self.model.vision(hf).requires_grad_(config.model.train_vision and optim is not None)
+        self.module = self.build(hf)
+        if optim is None:
+            self.module.requires_grad_(False)
+        elif trainer.gradient_checkpointing:
+            hf.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        shard_module(self.module, self.model.layers(hf), self.mesh, trainer.mixed_precision, trainer.cpu_offload)
+        self.module.to(self.device)
+        self.module.train(optim is not None)
+        self.optimizer = Optimizer(self.module, optim, total_steps) if optim else None
+
+    def build(self, hf: nn.Module) -> Backbone:
+        raise NotImplementedError
+
+    def per_token(self, batch: Batch, call: Callable[[Batch], torch.Tensor]) -> torch.Tensor:
+        """`call` on each micro-batch, which gives `[b, T]`; together `[B, T]` in the batch's own order. No gradient."""
+        out = torch.zeros(batch.response_ids.shape)
+        with torch.no_grad():
+            for indices, micro in self._micro_batches(batch):
+                result = call(micro)
+                if indices:
+                    out[indices] = result.cpu()
+        return out
+
+    def train_on(self, mini: Batch, counts: Counts, loss: LossFn) -> Metrics:
+        """Accumulate gradients over this rank's micro-batches, then one optimiser step.
+
+        `loss` is already divided by counts of the whole mini-batch, over all ranks. FSDP averages gradients over
+        ranks where the sum is wanted, hence the factor.
+        """
+        assert self.optimizer is not None
+        shares = []
+        for _, micro in self._micro_batches(mini):
+            value, metrics = loss(micro, counts)
+            (value * dist.get_world_size()).backward()
+            shares.append(metrics)
+        return Metrics(merge_metrics(shares), self.optimizer.step())
+
+    def _micro_batches(self, batch: Batch) -> Iterator[tuple[list[int], Batch]]:
+        """(row indices, micro-batch), as many on every rank; what fills up is an empty list and a row without weight."""
+        parts = micro_batches(batch.row_tokens, self.trainer.micro_batch_tokens) if len(batch) else []
+        for part in same_number_of_calls(parts, self.mesh, self.device):
+            yield (part, batch.select(part)) if part is not None else ([], self._filler(batch))
+
+    def _filler(self, like: Batch) -> Batch:
+        """One row whose response mask is 0: it takes part in collectives and adds exactly nothing."""
+        stop = self.model.stop_ids[0]
+        columns = like.response_ids.shape[1]
+        shape = (1, columns)
+        zeros = {
+            name: torch.zeros(shape)
+            for name in _PER_TOKEN
+            if getattr(like, name) is not None
+        }
+        return Batch(
+            rows=(Row(id="filler", group="filler", token_ids=(stop,), media=(), seen=""),),
+            response_ids=pad([[stop] * columns], torch.long),
+            response_mask=torch.zeros(shape, dtype=torch.bool),
+            lengths=torch.tensor([1]),
+            **zeros,
+        )
+
+    def inputs(self, batch: Batch):
+        return make_inputs(self.model, self.source, batch, self.device)
+
+    @all_ranks
+    def ready(self) -> dict[str, int]:
+        """Answers once the worker is built: number of parameters, and of those that are trained."""
+        count = {"parameters": 0, "trained": 0}
+        for parameter in self.module.parameters():
+            count["parameters"] += parameter.numel()
+            count["trained"] += parameter.numel() if parameter.requires_grad else 0
+        return count
+
+    @all_ranks
+    def save(self, folder: str) -> None:
+        assert self.optimizer is not None
+        save_sharded(Path(folder), self.module, self.optimizer)
+
+    @all_ranks
+    def load(self, folder: str) -> None:
+        assert self.optimizer is not None
+        load_sharded(Path(folder), self.module, self.optimizer)
+
+
+class TrainerGroup:
+    """The driver's view of a trainer's ranks."""
+
+    def __init__(self, cluster: Cluster, config: TrainerConfig, group: Any):
+        self.cluster, self.config, self.group = cluster, config, group
+
+    def ready(self) -> dict[str, int]:
+        return self.group.ready()[0]
+
+    def save(self, folder: Path) -> None:
+        self.group.save(str(folder))
+
+    def load(self, folder: Path) -> None:
+        self.group.load(str(folder))
+
+    def per_row(self, method: str, batch: Batch) -> torch.Tensor:
+        """Deal the rows to the ranks, call, and put the results `[b, T]` back in the batch's order."""
+        shards = shard(batch, self.config.ranks)
+        results = getattr(self.group, method)(self.cluster.shipping([batch.select(indices) for indices in shards]))
+        out = torch.zeros(batch.response_ids.shape)
+        for indices, result in zip(shards, results, strict=True):
+            out[indices] = result
+        return out
+
+    def per_mini_batch(self, method: str, batch: Batch) -> dict[str, float]:
+        """`epochs` times: cut into mini-batches, deal each to the ranks, one optimiser step each. Mean metrics."""
+        work: list[list[tuple[Batch, Counts]]] = [[] for _ in range(self.config.ranks)]
+        for mini in mini_batches(batch, self.config.mini_batches) * self.config.epochs:
+            counts = Counts(mini.num_tokens, int(mini.response_mask.any(1).sum()))
+            for rank, indices in enumerate(shard(mini, self.config.ranks)):
+                work[rank].append((mini.select(indices), counts))
+        ranks: list[list[Metrics]] = getattr(self.group, method)(self.cluster.shipping(work))
+        steps = [merge_metrics(rank.shares for rank in step) | step[0].step for step in zip(*ranks, strict=True)]
+        return {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
+
+
+def scatter(tokens: torch.Tensor, owners: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Per-token values `[N]` to `[B, T]`; zero elsewhere."""
+    flat = torch.zeros(like.numel(), dtype=tokens.dtype, device=tokens.device)
+    return flat.index_copy(0, owners, tokens).view(like.shape)
