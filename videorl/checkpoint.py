@@ -50,8 +50,9 @@ class Checkpoints:
         building = self.folder / "building"
         shutil.rmtree(building, ignore_errors=True)  # a killed process may have left one
         try:
+            building.mkdir(parents=True)
             for name, part in parts.items():
-                (building / name).mkdir(parents=True)
+                (building / name).mkdir()
                 part.save(building / name)
             (building / _STATE).write_text(json.dumps(state))
             files = [path for path in sorted(building.rglob("*")) if path.is_file()]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Sequence
+import time
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -133,9 +133,27 @@ class Cluster:
         self.shipped_bytes += len(pickle.dumps(payload, protocol=5))
         return payload
 
-    def take_shipped_bytes(self) -> int:
+    def take_counts(self) -> dict[str, int]:
+        """Pickled bytes shipped since the last call."""
         shipped, self.shipped_bytes = self.shipped_bytes, 0
-        return shipped
+        return {"bytes": shipped}
+
+    def wait(self, **parts: Any) -> None:
+        """Until everything that was started answers; the parts start at the same time. None is skipped.
+
+        Raises TimeoutError after `cluster.start_timeout`, naming what is late.
+        """
+        for name, part in parts.items():
+            if part is not None:
+                started = time.monotonic()
+                try:
+                    ray.get(part.ready(), timeout=self.config.cluster.start_timeout)
+                except ray.exceptions.GetTimeoutError:
+                    raise TimeoutError(
+                        f"{name} did not start within cluster.start_timeout={self.config.cluster.start_timeout:g} s; "
+                        "raise it, or see the worker logs in Ray's session folder"
+                    ) from None
+                print(f"{name} ready after {time.monotonic() - started:.0f} s", flush=True)
 
 
 def num_workers(config: Config) -> int:
@@ -147,14 +165,3 @@ def num_workers(config: Config) -> int:
         + config.rollout.num_engines
         + config.encoder.workers
     )
-
-
-def wait_all(references: Sequence[Any], timeout: float, what: str) -> list[Any]:
-    """`ray.get` with a deadline whose error names what was being waited for."""
-    try:
-        return ray.get(list(references), timeout=timeout)
-    except ray.exceptions.GetTimeoutError:
-        raise TimeoutError(
-            f"{what} did not answer within {timeout:g} s; raise cluster.start_timeout, or see the worker's log in "
-            "the Ray session folder"
-        ) from None

@@ -10,7 +10,7 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -43,6 +43,9 @@ class ModelConfig(Section):
     family: Literal["qwen2_5_vl"]
     path: str = Field(description="Hugging Face checkpoint: a folder or a hub name")
     revision: str | None = Field(description="hub revision; pin it")
+    build: Literal["tiny"] | None = Field(
+        description="tiny = make a random tiny checkpoint at model.path, for the words of data.path, where there is none"
+    )
     dtype: Literal["float32", "bfloat16"] = Field(description="dtype of the engine, the tower and the embeddings")
     train_vision: bool = Field(description="train the vision tower; turns the embedding store off")
     trust_remote_code: bool
@@ -74,7 +77,7 @@ class DataConfig(Section):
     eval_path: str | None = Field(description="held-out rows, same formats")
     media_root: str = Field(description="every media path is relative to and stays under this folder")
     system_prompt: str | None
-    instructions: dict[str, str] = Field(description="task -> text appended to its question")
+    instructions: dict[str, str | None] = Field(description="task -> text appended to its question; null = none")
     sampling: SamplingConfig
     limits: LimitsConfig
     decoder: Literal["pyav", "decord", "torchcodec"]
@@ -217,7 +220,7 @@ class Config(Section):
     name: str = Field(description="name of the recipe")
     seed: Count
     total_steps: Positive
-    dry_run: bool = Field(description="validate, scan the data, estimate tokens and memory, then exit before Ray starts")
+    dry_run: bool = Field(description="validate, scan the data, estimate tokens and memory, exit before Ray starts")
     run: RunConfig
     model: ModelConfig
     data: DataConfig

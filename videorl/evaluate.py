@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from videorl.cluster import Cluster
-from videorl.config import Config
+from videorl.config import Config, ConfigError
 from videorl.data.prompts import PromptStream
 from videorl.launch import main
 from videorl.models.base import open_model
@@ -83,38 +83,42 @@ def evaluate(
 ) -> Evaluation:
     """`eval.samples` sampled rollouts and one greedy rollout of each prompt. The same seeds at every evaluation."""
 
-    def show(label: str, count: int) -> Callable[[int], None]:
-        return lambda done: progress(label, done, count * len(prompts))
-
-    samples = config.eval.samples
-    return Evaluation(
-        sampled=runner.collect(
+    def roll(what: str, samples: int, temperature: float) -> list[RolloutGroup]:
+        return runner.collect(
             prompts,
             group_size=samples,
-            temperature=config.rollout.temperature,
+            temperature=temperature,
             label="eval",
-            progress=show("evaluate", samples),
-        ),
-        greedy=runner.collect(prompts, group_size=1, temperature=0.0, label="eval", progress=show("evaluate greedily", 1)),
+            progress=lambda done: progress(what, done, samples * len(prompts)),
+        )
+
+    return Evaluation(
+        sampled=roll("evaluating", config.eval.samples, config.rollout.temperature),
+        greedy=roll("evaluating greedily", 1, 0.0),
     )
 
 
 def evaluate_checkpoint(config: Config) -> None:
-    """Evaluate `model.path` on `data.eval_path` and print the accuracy, without training."""
+    """Evaluate `model.path` on `data.eval_path`: sampled and greedy accuracy, without training."""
+    if config.data.eval_path is None:
+        raise ConfigError(["data.eval_path: null, evaluation needs held-out rows; give their file"])
     run = Run(config)
     model = open_model(config.model)
     source = open_source(config, model)
     held_out = PromptStream.held_out(config, model, source)
-    if held_out is None:
-        raise FileNotFoundError("data.eval_path: null, evaluation needs held-out rows; give their file")
+    assert held_out is not None
     with Cluster(config) as cluster, run:
         encoders = Encoders(cluster, config, source.store)
         engines = Engines(cluster, config)
         runner = Runner(config, model, engines.generate, Rubric(config.rewards))
-        run.wait_for(encoders=encoders, engines=engines)
-        evaluation = evaluate(config, runner, held_out.all(encoders.ensure), run.progress)
-        run.log_evaluation(0, evaluation)
-    run.print_metrics(evaluation.metrics())
+        cluster.wait(encoders=encoders, engines=engines)
+        run.resume({})
+        with run.step(0) as log:
+            evaluation = evaluate(config, runner, held_out.all(encoders.ensure), run.progress)
+            log.evaluation(evaluation)
+            log.rollouts(evaluation.greedy)
+    for name, value in evaluation.metrics().items():
+        print(f"{name:40} {value:.4f}")
 
 
 if __name__ == "__main__":

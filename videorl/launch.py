@@ -10,7 +10,9 @@ from pathlib import Path
 
 from videorl.algorithms.names import ADVANTAGES, LOSSES, advantage_needs, needs_group
 from videorl.config import Config, ConfigError, compose_config, configs_folder, load_config
+from videorl.planning import dry_run
 from videorl.rewards.rubric import Rubric
+from videorl.types import DataError
 
 _USAGE = 2  # exit code of a configuration that cannot run
 
@@ -31,18 +33,12 @@ def main(run: Callable[[Config], None], config_name: str, argv: list[str] | None
         for problem in error.problems:
             print(f"config: {problem}", file=sys.stderr)
         return _USAGE
-    if config.dry_run:
-        from videorl.dry_run import dry_run
-
-        return dry_run(config)
-    return _run(run, config)
+    return _run(dry_run if config.dry_run else run, config)
 
 
-def _run(run: Callable[[Config], None], config: Config) -> int:
-    from videorl.types import DataError
-
+def _run(run: Callable[[Config], int | None], config: Config) -> int:
     try:
-        run(config)
+        return run(config) or 0
     except KeyboardInterrupt:
         print(f"stopped; the same command resumes {config.run.dir}", file=sys.stderr)
         return 130
@@ -50,7 +46,6 @@ def _run(run: Callable[[Config], None], config: Config) -> int:
         # What the user's own files or choices cause needs a sentence, not a traceback
         print(f"error: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 def _parser(module: str, description: str) -> argparse.ArgumentParser:

@@ -8,16 +8,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal, Protocol
+from itertools import pairwise
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+
+from videorl.types import Rollout
 
 History = Sequence[Mapping[str, float]]
 """The published steps, oldest first; each holds `step` and its metrics."""
@@ -46,76 +49,46 @@ _KEY_METRICS = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One rollout to look at. All strings but `label` come from data or from the model."""
-
-    label: str
-    question: str
-    response: str
-    reward: float
-    terms: Mapping[str, float]
-    failures: Mapping[str, str]
-
-
-class View(Protocol):
-    """`start` .. `stop`, both once. In between: which phase of which step is under way, and that a step is published."""
-
-    def start(self) -> None: ...
-
-    def phase(self, step: int, name: str) -> None: ...
-
-    def published(self, samples: Sequence[Sample]) -> None: ...
-
-    def stop(self) -> None: ...
-
-
-def open_view(
-    mode: Literal["auto", "rich", "plain"], title: str, total_steps: int, history: History, console: Console | None = None
-) -> View:
-    """A view of `history`, a list that grows as steps are published."""
-    console = console or Console(force_terminal=True if mode == "rich" else None)
-    if mode == "rich" or (mode == "auto" and console.is_terminal):
-        return RichView(console, title, total_steps, history)
-    return PlainView(total_steps, history)
-
-
 class PlainView:
-    """One line for each published step."""
+    """One line for each published step of `history`, a list that grows meanwhile."""
 
     def __init__(self, total_steps: int, history: History):
         self.total_steps, self.history = total_steps, history
 
-    def start(self) -> None:
-        pass
+    def start(self) -> None: ...
 
-    def phase(self, step: int, name: str) -> None:
-        pass
+    def show(self, activity: str) -> None:
+        """What is going on now."""
 
-    def published(self, samples: Sequence[Sample]) -> None:
+    def published(self, rollouts: Sequence[Rollout]) -> None:
+        """A step is in `history`; `rollouts` are what there is to look at of it."""
         print(format_line(self.history, self.total_steps), flush=True)
 
     def stop(self) -> None:
-        pass
+        """May be called twice."""
 
 
-class RichView:
+class RichView(PlainView):
     """Progress, reward and held-out curves, key metrics and three rollouts, redrawn four times a second."""
 
-    def __init__(self, console: Console, title: str, total_steps: int, history: History):
-        self.console, self.title, self.total_steps, self.history = console, title, total_steps, history
-        self.now = ("starting", time.monotonic())
-        self.samples: Sequence[Sample] = ()
+    def __init__(self, total_steps: int, history: History, console: Console, title: str):
+        super().__init__(total_steps, history)
+        self.console, self.title = console, title
+        self.activity = "starting"
+        self.since = time.monotonic()  # the start, or the newest step
+        self.samples: dict[str, Rollout] = {}
         self.live = Live(get_renderable=self.render, console=console)
 
     def start(self) -> None:
         self.live.start()
 
-    def phase(self, step: int, name: str) -> None:
-        self.now = (f"step {step} · {name}", time.monotonic())
+    def show(self, activity: str) -> None:
+        self.activity = activity
 
-    def published(self, samples: Sequence[Sample]) -> None:
-        self.samples = samples or self.samples
+    def published(self, rollouts: Sequence[Rollout]) -> None:
+        self.since = time.monotonic()
+        if ranked := sorted(rollouts, key=lambda rollout: -rollout.reward):
+            self.samples = {"best": ranked[0], "median": ranked[len(ranked) // 2], "worst": ranked[-1]}
 
     def stop(self) -> None:
         self.live.stop()
@@ -123,13 +96,12 @@ class RichView:
     def render(self) -> RenderableType:
         history = list(self.history)
         done = int(history[-1]["step"]) if history else 0
-        phase, since = self.now
         head = Table.grid(expand=True)
         head.add_column()
         head.add_column(justify="right")
         head.add_row(
-            Text.assemble((self.title, "bold"), f"  {done}/{self.total_steps}  ", (phase, "cyan")),
-            f"{time.monotonic() - since:.0f} s   ETA {format_eta(history, self.total_steps)}",
+            Text.assemble((self.title, "bold"), f"  {done}/{self.total_steps}  ", (self.activity, "cyan")),
+            f"{time.monotonic() - self.since:.0f} s   ETA {format_eta(history, self.total_steps)}",
         )
         curves = Table.grid(expand=True, padding=(0, 1))
         curves.add_column(ratio=1)
@@ -139,14 +111,16 @@ class RichView:
             _curve("reward", _series(history, "reward/mean"), width, "green"),
             _curve("held-out accuracy", _series(history, "eval/accuracy"), width, "magenta"),
         )
-        parts: list[RenderableType] = [head, ProgressBar(total=self.total_steps, completed=done), curves]
+        bar = Padding(ProgressBar(total=self.total_steps, completed=done), 0)  # alone it does not end its line
+        parts: list[RenderableType] = [head, bar, curves]
         if history:
             parts.append(_metrics_grid(history[-1], max(1, self.console.width // 32)))
         if self.samples:
             grid = Table.grid(expand=True)
             for _ in self.samples:
                 grid.add_column(ratio=1)
-            grid.add_row(*map(_sample_panel, self.samples))
+            inner = max(10, self.console.width // len(self.samples) - 4)
+            grid.add_row(*(_sample_panel(label, rollout, inner) for label, rollout in self.samples.items()))
             parts.append(grid)
         return Group(*parts)
 
@@ -177,7 +151,7 @@ def chart(values: Sequence[float], width: int, height: int) -> list[str]:
     """Finite numbers as `height` rows of block characters, top row first; more than `width` are averaged in buckets."""
     count = min(width, len(values))
     cuts = [index * len(values) // count for index in range(count + 1)] if count else []
-    buckets = [values[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    buckets = [values[a:b] for a, b in pairwise(cuts)]
     means = [sum(bucket) / len(bucket) for bucket in buckets]
     low, high = min(means, default=0.0), max(means, default=0.0)
     # 1 .. 8 * height eighths of a character, so that the lowest value can be seen; a flat line stands half-way
@@ -186,9 +160,19 @@ def chart(values: Sequence[float], width: int, height: int) -> list[str]:
     return ["".join(_BARS[min(8, max(0, level - 8 * row))] for level in levels) for row in reversed(range(height))]
 
 
+def message_text(message: Mapping[str, Any]) -> str:
+    """The text of a chat message, with `<video>` where a video stands."""
+    content = message["content"]
+    if isinstance(content, str):
+        return content
+    return "".join(part["text"] if part["type"] == "text" else f"<{part['type']}>" for part in content)
+
+
 def printable(text: str) -> str:
     """`text` on one line, with every character that could act on a terminal replaced."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in " ".join(text.split()))
+    return "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in " ".join(text.split())
+    )
 
 
 def shorten(text: str, limit: int) -> str:
@@ -220,16 +204,15 @@ def _metrics_grid(metrics: Mapping[str, float], columns: int) -> RenderableType:
     return grid
 
 
-def _sample_panel(sample: Sample) -> RenderableType:
-    terms = "  ".join(f"{name} {number:.3g}" for name, number in sample.terms.items())
-    failures = "  ".join(f"{name}: {reason}" for name, reason in sample.failures.items())
+def _sample_panel(label: str, rollout: Rollout, width: int) -> RenderableType:
+    """Question and terms on a line each, then about four lines of the response; `width` is that of a line."""
+    terms = "  ".join(f"{name} {number:.3g}" for name, number in rollout.terms.items())
+    failures = "  ".join(f"{name}: {reason}" for name, reason in rollout.failures.items())
     body = Text.assemble(
-        (shorten(printable(sample.question), 120), "dim"),
+        (shorten(printable(message_text(rollout.prompt.prompt.messages[-1])), width), "dim"),
         "\n",
-        shorten(printable(sample.response), 240),
+        (shorten(printable(f"{failures}  {terms}"), width), "red" if failures else "green"),
         "\n",
-        (printable(terms), "green"),
-        " ",
-        (shorten(printable(failures), 80), "red"),
+        shorten(printable(rollout.text), 7 * width // 2),  # lines break between words
     )
-    return Panel(body, title=f"{sample.label}: reward {sample.reward:.3g}", height=9)
+    return Panel(body, title=f"{label}: reward {rollout.reward:.3g}", height=8)

@@ -1,9 +1,10 @@
-"""Experiment trackers. Each is fed by a thread of its own, so none can stop training: not by failing, not by hanging."""
+"""Experiment trackers. Each has a thread of its own, so none can stop training: not by failing, not by hanging."""
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 import time
 import uuid
@@ -81,9 +82,9 @@ def _feed(name: str, opener: Opener, queue: SimpleQueue) -> None:
         logger.warning("tracker %s is off from here on, metrics.jsonl stays complete: %r", name, error)
 
 
-def open_trackers(names: Sequence[str], info: RunInfo) -> Trackers:
-    """Start the named trackers. Only a package that is not installed is an error, before any training."""
-    return Trackers({name: _OPENERS[name](info) for name in names})
+def tracker_openers(names: Sequence[str], info: RunInfo) -> dict[str, Opener]:
+    """What `Trackers` needs for the named back ends. Raises ModuleNotFoundError where a package is not installed."""
+    return {name: _BACK_ENDS[name](info) for name in names}
 
 
 def _kept_id(info: RunInfo, name: str, new: Callable[[], str]) -> str:
@@ -155,7 +156,8 @@ class _MLflow:
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         now = int(time.time() * 1000)
-        self.client.log_batch(self.run_id, [self.metric(name, number, now, step) for name, number in metrics.items()])
+        named = {re.sub(r"[^\w.\- :/]", "_", name): number for name, number in metrics.items()}  # it refuses recall@0.5
+        self.client.log_batch(self.run_id, [self.metric(name, number, now, step) for name, number in named.items()])
 
     def close(self) -> None:
         self.client.set_terminated(self.run_id)
@@ -189,7 +191,7 @@ def _optional(name: str, tracker: Callable[[Any, RunInfo], Tracker]) -> Callable
     return prepare
 
 
-_OPENERS: dict[str, Callable[[RunInfo], Opener]] = {
+_BACK_ENDS: dict[str, Callable[[RunInfo], Opener]] = {
     "tensorboard": lambda info: lambda: _TensorBoard(info),
     "wandb": _optional("wandb", _Wandb),
     "mlflow": _optional("mlflow", _MLflow),

@@ -9,7 +9,7 @@ import torch
 from videorl.algorithms.advantages import compute_advantages
 from videorl.algorithms.importance import compute_importance_weights
 from videorl.algorithms.kl import apply_kl_to_rewards
-from videorl.algorithms.shaping import compute_overlong_penalty, has_signal
+from videorl.algorithms.shaping import compute_overlong_penalty
 from videorl.cluster import Cluster
 from videorl.config import Config
 from videorl.data.batch import Batch, at_last_token, make_batch
@@ -18,6 +18,7 @@ from videorl.evaluate import evaluate
 from videorl.launch import main
 from videorl.models.base import open_model
 from videorl.models.media import open_source
+from videorl.planning import print_plan
 from videorl.rewards.rubric import Rubric
 from videorl.rollout.engine import Engines
 from videorl.rollout.runner import Runner
@@ -35,6 +36,7 @@ def train(config: Config) -> None:
     source = open_source(config, model)
     prompts = PromptStream.train(config, model, source)
     held_out = PromptStream.held_out(config, model, source)
+    print_plan(config, list(prompts.rows.values()))
 
     with Cluster(config) as cluster, run:
         encoders = Encoders(cluster, config, source.store)
@@ -43,16 +45,18 @@ def train(config: Config) -> None:
         reference = Policy.reference(cluster, config, policy)
         critic = Critic(cluster, config, config.critic) if config.critic else None
         runner = Runner(config, model, engines.generate, Rubric(config.rewards))
-        run.wait_for(encoders=encoders, engines=engines, policy=policy, reference=reference, critic=critic)
+        cluster.wait(encoders=encoders, engines=engines, policy=policy, reference=reference, critic=critic)
 
         learners = {"policy": policy} | ({"critic": critic} if critic else {})
         step, state = run.resume(learners)
-        if state:
+        if state is not None:
             prompts.load_state(state)
         engines.load_weights(policy.publish(version=step))
         exam = held_out.all(encoders.ensure) if held_out else []
-        if step == 0 and exam:
-            run.log_evaluation(0, evaluate(config, runner, exam, run.progress))
+        if state is None:
+            with run.step(0) as log:
+                log.evaluation(evaluate(config, runner, exam, run.progress))
+                log.metrics("video", encoders.take_counts())
 
         while step < config.total_steps:
             step += 1
@@ -68,7 +72,7 @@ def train(config: Config) -> None:
                         batch = batch.with_(ref_log_probs=reference.compute_log_probs(batch))
                     if critic:
                         batch = batch.with_(values=critic.compute_values(batch))
-                log.parity(batch.rollout_log_probs, batch.old_log_probs, batch.response_mask)
+                log.parity(batch.need("rollout_log_probs"), batch.need("old_log_probs"), batch.response_mask)
 
                 batch = assign_credit(config, batch, log)  # 4. pure
 
@@ -81,12 +85,12 @@ def train(config: Config) -> None:
                 with log.time("weight_sync"):  # 6. the engines sample from the new policy
                     engines.load_weights(policy.publish(version=step))
 
-                if exam and run.due("eval", step):
+                if run.due("eval", step):
                     with log.time("eval"):
                         log.evaluation(evaluate(config, runner, exam, run.progress))
                 log.metrics("data", prompts.metrics())
                 log.metrics("video", encoders.take_counts())
-                log.metrics("driver", {"bytes": cluster.take_shipped_bytes()})
+                log.metrics("driver", cluster.take_counts())
             if run.due("save", step):
                 run.save(step, learners, prompts.state())
 
@@ -109,7 +113,7 @@ def collect(
             label=f"step {step}.{draw}",
             progress=log.progress,
         )
-        groups += [group for group in drawn if not dynamic or has_signal(group.rewards)]
+        groups += [group for group in drawn if not (dynamic and group.zero_variance)]
         if len(groups) == rollout.prompts_per_step:
             break
     return groups or drawn  # a step in which no group differs is trained on as it is: its advantages are zero

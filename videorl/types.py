@@ -14,6 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 
+EQUAL_REWARDS = 1e-6
+"""Rewards closer than this are equal: single precision keeps no more of a sum of rewards."""
+
+
 class DataError(ValueError):
     """Untrusted input is bad. Carries a machine-readable `reason`; the text names the value, the rule and the remedy."""
 
@@ -271,3 +275,8 @@ class RolloutGroup:
     @property
     def rewards(self) -> tuple[float, ...]:
         return tuple(rollout.reward for rollout in self.rollouts)
+
+    @property
+    def zero_variance(self) -> bool:
+        """All rewards are equal, so a group-relative advantage is zero and the group teaches nothing."""
+        return max(self.rewards) - min(self.rewards) <= EQUAL_REWARDS

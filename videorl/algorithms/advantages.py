@@ -21,9 +21,9 @@ from torch import Tensor
 
 from videorl.algorithms import verl
 from videorl.algorithms.names import VERL_PARAMETERS, advantage_needs, needs_group
-from videorl.algorithms.shaping import EQUAL_REWARDS
 from videorl.config import AlgorithmConfig
 from videorl.imports import load_object
+from videorl.types import EQUAL_REWARDS
 
 _SOURCES = {
     "values": "the critic's values [B, T]: configure a critic",

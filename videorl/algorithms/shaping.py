@@ -1,13 +1,8 @@
-"""Reward shaping and selection of DAPO (arXiv 2503.14476), on plain numbers."""
+"""Reward shaping of DAPO (arXiv 2503.14476), on plain numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from videorl.config import OverlongConfig
-
-EQUAL_REWARDS = 1e-6  # rewards closer than this are equal: single precision keeps no more of a sum of rewards
-
 
 def compute_overlong_penalty(num_tokens: int, max_tokens: int, overlong: OverlongConfig) -> float:
     """DAPO's soft overlong punishment (eq. 13), scaled: a reward in [-penalty, 0] for a response of `num_tokens`.
@@ -16,8 +11,3 @@ def compute_overlong_penalty(num_tokens: int, max_tokens: int, overlong: Overlon
     """
     excess = num_tokens - (max_tokens - overlong.buffer)
     return -overlong.penalty * min(max(excess / overlong.buffer, 0.0), 1.0)
-
-
-def has_signal(rewards: Sequence[float]) -> bool:
-    """Whether a group survives dynamic sampling (eq. 11): its rewards are not all equal, so it has a gradient."""
-    return max(rewards) - min(rewards) > EQUAL_REWARDS

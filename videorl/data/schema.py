@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -36,6 +36,9 @@ from pydantic_core import ErrorDetails, from_json
 
 from videorl.imports import require
 from videorl.types import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 PLACEHOLDER = "<video>"  # stands for the next of `videos` in the text of a prompt
 MAX_REPORTED = 20  # bad rows spelled out in one error
@@ -78,6 +81,13 @@ class VideoRef(_Section):
     end: Seconds | None = None
     fps: Annotated[float, Field(gt=0)] | None = None
     sha256: Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_content(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and "bytes" in raw:  # what `datasets` makes of a local file in a video column
+            raise ValueError("the table holds the video itself; write it under data.media_root and give its path")
+        return raw
 
     @model_validator(mode="after")
     def _check_span(self) -> VideoRef:
@@ -283,15 +293,15 @@ def _parse(raw: Any) -> dict[str, Any]:
 
 def _describe(error: ErrorDetails) -> str:
     """`videos[0].fps=-1: Input should be greater than 0`. Our own rules name their values themselves."""
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"]).lstrip(".") or "row"
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"]).lstrip(".")
     match error["type"]:
         case "value_error":
-            return f"{where}: {error.get('ctx', {})['error']}"
+            return ": ".join(filter(None, (where, str(error.get("ctx", {})["error"]))))
         case "missing":
             return f"{where} is missing; every row needs it"
         case "extra_forbidden":
             return f"{where}={reprlib.repr(error['input'])}: no such field; remove it, or move it into meta"
-    return f"{where}={reprlib.repr(error['input'])}: {error['msg']}"
+    return f"{where or 'row'}={reprlib.repr(error['input'])}: {error['msg']}"
 
 
 def _read(path: str) -> Iterator[Any]:
@@ -330,7 +340,7 @@ def _parquet_records(path: str) -> Iterator[dict[str, Any]]:
 
     with ParquetFile(path) as file:
         for batch in file.iter_batches(BATCH_ROWS):
-            yield from batch.to_pylist()
+            yield from _arrow_records(batch)
 
 
 def _dataset_records(name: str, split: str | None) -> Iterator[dict[str, Any]]:
@@ -343,4 +353,24 @@ def _dataset_records(name: str, split: str | None) -> Iterator[dict[str, Any]]:
     if not isinstance(dataset, datasets.Dataset):
         raise DataError("format", f"{name} holds the splits {', '.join(dataset)}; name one of them: hf:{name}:SPLIT")
     for table in dataset.with_format("arrow").iter(batch_size=BATCH_ROWS):
-        yield from table.to_pylist()
+        yield from _arrow_records(table)
+
+
+def _arrow_records(table: pa.Table | pa.RecordBatch) -> Iterator[dict[str, Any]]:
+    for record in table.to_pylist():
+        yield {field.name: _read_json(record[field.name], field.type) for field in table.schema}
+
+
+def _read_json(value: Any, type: pa.DataType) -> Any:
+    """An Arrow value with its JSON parsed: `datasets` stores as JSON text what differs in shape from row to row."""
+    import pyarrow as pa
+
+    if value is None:
+        return None
+    if isinstance(type, pa.JsonType):
+        return from_json(value, allow_inf_nan=False)
+    if isinstance(type, pa.ListType | pa.LargeListType):
+        return [_read_json(item, type.value_type) for item in value]
+    if isinstance(type, pa.StructType):
+        return {field.name: _read_json(value[field.name], field.type) for field in type}
+    return value

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from videorl.imports import load_object
+from videorl.models.families import FAMILIES
 from videorl.types import Media, RenderedPrompt
 
 if TYPE_CHECKING:
@@ -14,7 +16,10 @@ if TYPE_CHECKING:
 
     from videorl.config import ModelConfig
     from videorl.types import Clip, Prompt
-    from videorl.video.frames import FramePlan, Frames
+    from videorl.video.frames import FramePlan
+
+
+Grid = tuple[int, int, int]
 
 
 class VideoModel(Protocol):
@@ -32,14 +37,14 @@ class VideoModel(Protocol):
     def media(self, clip: Clip, plan: FramePlan) -> Media: ...
     def render(self, prompt: Prompt, media: Sequence[Media], plans: Sequence[FramePlan]) -> RenderedPrompt: ...
     def position_ids(self, expanded_ids: Sequence[int], media: Sequence[Media], num_response: int) -> torch.Tensor: ...
-    def patches(self, frames: Frames) -> torch.Tensor: ...
+    def patches(self, frames: Sequence[torch.Tensor]) -> list[torch.Tensor]: ...
     def engine_inputs(self, media: Sequence[Media], features: Sequence[torch.Tensor]) -> dict[str, Any]: ...
 
     # -- the model -------------------------------------------------------------------------------------------------
     def load(self, dtype: torch.dtype) -> nn.Module: ...
     def load_vision(self, dtype: torch.dtype) -> nn.Module: ...
-    def encode(self, vision: nn.Module, patches: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor: ...
-    def blank_patches(self) -> tuple[torch.Tensor, tuple[int, int, int]]: ...
+    def encode(self, vision: nn.Module, patches: Sequence[torch.Tensor], grids: Sequence[Grid]) -> list[torch.Tensor]: ...
+    def blank_patches(self) -> tuple[torch.Tensor, Grid]: ...
     def vision(self, module: nn.Module) -> nn.Module: ...
     def language_model(self, module: nn.Module) -> nn.Module: ...
     def shell(self) -> nn.Module: ...
@@ -51,6 +56,13 @@ class VideoModel(Protocol):
 
 def open_model(config: ModelConfig) -> VideoModel:
     """The family named in the configuration. Reads tokenizer and configuration, no weights."""
-    from videorl.models.qwen2_5_vl import Qwen25VL
+    return load_object(FAMILIES[config.family].target)(config)
 
-    return {"qwen2_5_vl": Qwen25VL}[config.family](config)
+
+def build_model(config: ModelConfig, rows: Iterable[dict[str, Any]], seed: int) -> None:
+    """Make the checkpoint that `model.build` asks for, unless there is one. Its tokenizer knows the words of `rows`."""
+    if config.build is None or Path(config.path).exists():
+        return
+    from videorl.models.tiny import build_tiny_model, row_texts
+
+    build_tiny_model(config.path, row_texts(rows), seed=seed)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
 from videorl.types import Clip, Media
-from videorl.video.frames import Frames, Limits
+from videorl.video.frames import FramePlan, Limits
 from videorl.video.reader import VideoReader
 from videorl.video.store import Store
 
@@ -26,9 +27,9 @@ class MediaSource:
 
     def __init__(self, model: VideoModel, reader: VideoReader, store: Store):
         self.model, self.reader, self.store = model, reader, store
-        self._handles: dict[Clip, tuple] = {}
+        self._handles: dict[Clip, tuple[FramePlan, Media]] = {}
 
-    def plan(self, clip: Clip) -> tuple:
+    def plan(self, clip: Clip) -> tuple[FramePlan, Media]:
         """(plan, handle) of a clip, from its header alone; remembered for the life of the process."""
         if clip not in self._handles:
             plan = self.reader.plan(clip)
@@ -52,10 +53,13 @@ class MediaSource:
                 raise EmbeddingMissing(f"{media.clip.path}: its frames were evicted at once; raise store.max_gb")
         return cached
 
-    def patches(self, media: Media) -> torch.Tensor:
-        """Normalised pixel patches `[t*h*w, d]`, ready for the tower."""
-        plan, _ = self.plan(media.clip)
-        return self.model.patches(Frames(pixels=self.frames(media).numpy(), pts=plan.pts))
+    def features(self, media: Sequence[Media]) -> list[torch.Tensor]:
+        """What a trainer feeds for each clip: stored embeddings, or patches for a tower that is being trained."""
+        if not media:
+            return []
+        if self.model.config.train_vision:
+            return self.model.patches([self.frames(item) for item in media])
+        return [self.embeddings(item) for item in media]
 
     def embeddings(self, media: Media) -> torch.Tensor:
         """Stored visual features `[num_tokens, hidden]`; never computed here."""

@@ -16,7 +16,8 @@ from torch import nn
 from videorl.config import ModelConfig
 from videorl.imports import fix_cpu_wheels
 from videorl.types import Clip, DataError, Media, Prompt, RenderedPrompt
-from videorl.video.frames import FramePlan, Frames
+from videorl.models.base import Grid
+from videorl.video.frames import FramePlan
 
 fix_cpu_wheels()
 
@@ -135,11 +136,14 @@ class Qwen25VL:
         parts.append(np.broadcast_to(tail, (3, len(tail))))
         return torch.from_numpy(np.concatenate(parts, axis=1))
 
-    def patches(self, frames: Frames) -> torch.Tensor:
-        """Normalised patches `[t*h*w, channels * temporal * patch²]` of frames that already have their final size."""
-        video = torch.from_numpy(frames.pixels).permute(0, 3, 1, 2)  # [T, 3, H, W]
-        out = self._processor(videos=[video], do_resize=False, do_sample_frames=False, return_tensors="pt")
-        return out["pixel_values_videos"]
+    def patches(self, frames: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Frames `[T, H, W, 3]` uint8 of their final size -> normalised patches `[t*h*w, d]`, of each video.
+
+        d = channels * temporal patch * patch². The last frame is repeated where the temporal patch does not divide T.
+        """
+        videos = [video.permute(0, 3, 1, 2) for video in frames]
+        out = self._processor(videos=videos, do_resize=False, do_sample_frames=False, return_tensors="pt")
+        return list(out["pixel_values_videos"].split(out["video_grid_thw"].prod(-1).tolist()))
 
     def engine_inputs(self, media: Sequence[Media], features: Sequence[torch.Tensor]) -> dict[str, Any]:
         """vLLM's `multi_modal_data` (and processor arguments) for embeddings `[n, hidden]` or frames `[T, H, W, 3]`.
@@ -186,13 +190,13 @@ class Qwen25VL:
         vision.load_state_dict(dict(self._vision_tensors()))
         return vision.to(dtype).eval().requires_grad_(False)
 
-    def encode(self, vision: nn.Module, patches: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
-        """Visual features `[t*h*w / merge², hidden]` of one video."""
+    def encode(self, vision: nn.Module, patches: Sequence[torch.Tensor], grids: Sequence[Grid]) -> list[torch.Tensor]:
+        """Visual features `[t*h*w / merge², hidden]` of each video, in one pass of the tower."""
         parameter = next(vision.parameters())
-        grid_thw = torch.tensor([grid], device=parameter.device)
-        return vision(patches.to(parameter), grid_thw=grid_thw).pooler_output
+        features = vision(torch.cat(list(patches)).to(parameter), grid_thw=torch.tensor(grids, device=parameter.device))
+        return list(features.pooler_output.split([t * h * w // self.merge_size**2 for t, h, w in grids]))
 
-    def blank_patches(self) -> tuple[torch.Tensor, tuple[int, int, int]]:
+    def blank_patches(self) -> tuple[torch.Tensor, Grid]:
         """The smallest input of the tower: one visual token of zeros."""
         grid = (1, self.merge_size, self.merge_size)
         return torch.zeros(self.merge_size**2, 3 * self.temporal_factor * self.patch_size**2), grid

@@ -195,7 +195,8 @@ def parse_letter(answer: str, choices: Sequence[str]) -> str | Failure:
     letters = ascii_uppercase[: len(choices)]
     options: dict[str, str] = {}  # option text -> the letters it stands for
     for letter, choice in zip(letters, choices, strict=False):
-        options[_key(_clean(choice))] = options.get(_key(_clean(choice)), "") + letter
+        key = _key(_clean(choice))
+        options[key] = options.get(key, "") + letter
     options.pop("", None)
 
     whole = _clean(answer)

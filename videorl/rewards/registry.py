@@ -6,9 +6,9 @@ A user's function may have any of three forms, told apart by its argument names;
     verl's  (data_source, solution_str, ground_truth, extra_info, **params)
     TRL's   (prompts, completions, **columns): lists of one element in, a list of one element out
 
-It returns a number, a `RewardResult`, or (as verl's may) a dict with "score" and further numbers to log. Rows differ
-in what they hold: verl's `ground_truth` is the row's `answer`, or its `spans` where it has no answer; `extra_info` is
-`meta` on top of the row; TRL's columns are the row's fields, and those of `meta` that do not share their names.
+It returns a number, a `RewardResult`, or (as verl's may) a dict with "score" and further numbers to log.
+verl's `ground_truth` is the row's `answer`, or its `spans` where it has no answer, and `extra_info` is the row under
+its `meta`, which wins where both have a key. TRL's columns are the same two, and the row wins.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from videorl.algorithms.shaping import has_signal
 from videorl.rewards.parsers import REASONS
 from videorl.types import Rollout, RolloutGroup
 
@@ -29,7 +28,7 @@ def describe_batch(groups: Sequence[RolloutGroup], worst: int = 5) -> list[str]:
         lines += _failures(term, [rollout for rollout in rollouts if term in rollout.terms])
     truncated = sum(rollout.finish_reason == "length" for rollout in rollouts)
     lines.append(f"{_share(truncated, len(rollouts))} of the responses were cut off at the token limit")
-    flat = sum(not has_signal(group.rewards) for group in groups)
+    flat = sum(group.zero_variance for group in groups)
     lines.append(
         f"{_share(flat, len(groups))} of the prompts have equal rewards in all responses: nothing to learn from them"
     )

@@ -55,14 +55,14 @@ class Engines:
         ]
         self._under_way = [0] * len(self.actors)
 
-    def wait(self) -> list[Any]:
+    def ready(self) -> list[Any]:
         return [actor.ready.remote() for actor in self.actors]
 
     async def generate(self, request: Request) -> Generation:
         index = self._under_way.index(min(self._under_way))
         self._under_way[index] += 1
         try:
-            call = self.actors[index].generate.remote(request)
+            call = self.actors[index].generate.remote(self.cluster.shipping(request))
             return await asyncio.wait_for(call, self.config.rollout.timeout)
         except asyncio.TimeoutError:
             raise TimeoutError(

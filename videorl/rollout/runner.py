@@ -30,7 +30,7 @@ class Runner:
         group_size: int,
         temperature: float,
         label: str,
-        progress: Callable[[int], None] = lambda done: None,
+        progress: Callable[[int], None],
     ) -> list[RolloutGroup]:
         """`group_size` scored rollouts of each prompt, in the order of the prompts.
 

@@ -1,1 +1,1 @@
-"""Clips to frames: `reader.load_frames(clip)` is the only decoder call of the project, `store` keeps what was computed."""
+"""Clips to frames: `reader.load_frames` is the only decoder call of the project; `store` keeps what was computed."""

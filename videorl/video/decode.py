@@ -1,8 +1,8 @@
 """Reading untrusted media files. Imported by decoder processes only (`worker.py`), never by the caller.
 
-`read_index` looks at the header and the packets; `decode` runs one of DECODERS and resizes with Pillow's antialiased
-bicubic filter, whichever the decoder, so that decoders agree and pixels match Qwen-VL's own preprocessing.
-Frames come upright: the rotation a container asks for is applied; mirroring and pixel aspect ratios are ignored.
+`read_index` looks at the header and the packets; `decode` runs one of DECODERS. Frames become RGB, upright (mirroring and
+pixel aspect ratios are ignored), and only then are resized, by libswscale's antialiased bicubic filter whichever the
+decoder: decoders agree, and pixels are within a level of those of Qwen-VL's own preprocessing.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
+from av.video.reformatter import Interpolation
 from av.video.stream import VideoStream
-from PIL import Image
 
 from videorl.imports import load_object, require
 from videorl.types import VideoError
@@ -32,6 +32,8 @@ Decoder = Callable[[DecodeJob], Iterator[tuple[int, np.ndarray]]]
 
 # Playlists (hls, concat, sdp) are recognised by content and open other files and URLs: only these may be opened.
 CONTAINERS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,gif"
+
+FILTER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
 # PyAV shows the rotation of a stream only in its description, which it assembles from log messages.
 av.logging.set_level(av.logging.INFO)
@@ -100,7 +102,8 @@ def decode(decoder: Decoder, job: DecodeJob) -> np.ndarray:
                 f"{job.path}: the frame at {job.seconds(position):.6f} s has {rgb.shape[1]}x{rgb.shape[0]} pixels, "
                 f"the header says {job.source_size[1]}x{job.source_size[0]}; re-encode the file",
             )
-        row[:] = Image.fromarray(rgb).resize((width, height), Image.Resampling.BICUBIC)
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), "rgb24")
+        row[:] = frame.reformat(width, height, "rgb24", interpolation=FILTER, threads=1).to_ndarray()
     return pixels
 
 
@@ -163,7 +166,7 @@ def _decord() -> Decoder:
     def frames(job: DecodeJob) -> Iterator[tuple[int, np.ndarray]]:
         with _open(job.path, job.max_frame_pixels) as (container, _):
             if not {"mp4", "matroska"} & set(container.format.name.split(",")):
-                raise _undecodable(job, "decord", ValueError(f"{container.format.name} files have no index"))
+                raise _undecodable(job, "decord", ValueError(f"it loses frames of {container.format.name} files"))
         at = 0  # position of the next frame
         try:
             reader = decord.VideoReader(job.path, num_threads=1)
@@ -219,7 +222,7 @@ def _open(path: str, max_pixels: int) -> Iterator[tuple[InputContainer, VideoStr
         known = _check_whole(path, file)
     codec_options = {
         "err_detect": "crccheck+bitstream+buffer+explode",
-        "max_pixels": str(max_pixels),
+        "max_pixels": str(4 * max_pixels),  # for streams that belie their header; FFmpeg counts padded rows
         "threads": "1",
     }
     container_options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
@@ -228,16 +231,14 @@ def _open(path: str, max_pixels: int) -> Iterator[tuple[InputContainer, VideoStr
             f"file:{path}", options=codec_options, container_options=container_options, metadata_errors="replace"
         )
     except av.FFmpegError as error:
-        if known:
-            raise VideoError("corrupt", f"{path}: its header cannot be read; replace the file ({error})") from error
-        raise VideoError(
-            "not_a_video", f"{path}: not one of the containers {CONTAINERS}; convert it to MP4 ({error})"
-        ) from error
+        raise _unreadable(path, known, str(error)) from error
     with container:
+        if not container.streams:
+            raise _unreadable(path, known, "no streams")
         streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
         if not streams:
-            kinds = ", ".join(stream.type for stream in container.streams) or "no"
-            raise VideoError("no_video_stream", f"{path}: holds {kinds} streams, none of video; choose another file")
+            kinds = ", ".join(stream.type for stream in container.streams)
+            raise VideoError("no_video_stream", f"{path}: holds {kinds} but no video; choose another file")
         stream = streams[0]
         if stream.codec_context is None:
             raise VideoError("not_a_video", f"{path}: no decoder for its video stream; convert it to H.264")
@@ -250,9 +251,16 @@ def _open(path: str, max_pixels: int) -> Iterator[tuple[InputContainer, VideoStr
             raise VideoError("corrupt", f"{path}: {error}; re-encode or replace the file") from error
 
 
+def _unreadable(path: str, known: bool, problem: str) -> VideoError:
+    if known:
+        return VideoError("corrupt", f"{path}: its header cannot be read ({problem}); replace the file")
+    return VideoError("not_a_video", f"{path}: is none of {CONTAINERS} ({problem}); convert it to MP4")
+
+
 def _check_limit(path: str, name: str, value: float, limit: float) -> None:
     if value > limit:
-        raise VideoError("too_large", f"{path}: {name} {value:g} is over limits.{name}={limit:g}; cut it or raise the limit")
+        excess = f"{name} {value:g} is over limits.{name}={limit:g}"
+        raise VideoError("too_large", f"{path}: {excess}; cut the file or raise the limit")
 
 
 def _is_constant(ticks: np.ndarray, frames_per_tick: Fraction) -> bool:

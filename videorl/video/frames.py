@@ -1,6 +1,6 @@
 """What travels between the caller and the decoder processes. Numpy only: a decoder process starts in a blink.
 
-    VideoIndex (what the file holds) -> FramePlan (what a clip shows of it) -> Frames (the pixels)
+VideoIndex (what the file holds) -> FramePlan (what a clip shows of it) -> Frames (the pixels)
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Frames:
         if self.pixels.dtype != np.uint8 or self.pixels.ndim != 4 or self.pixels.shape[3] != 3:
             raise ValueError(f"Frames: pixels are {self.pixels.dtype} {self.pixels.shape}, must be uint8 [T, H, W, 3]")
         if len(self.pts) != len(self.pixels) or not self.pts:
-            raise ValueError(f"Frames: {len(self.pixels)} frames but {len(self.pts)} times; need one each, at least one")
+            raise ValueError(f"Frames: {len(self.pixels)} frames but {len(self.pts)} times; need as many, and one")
         if any(later <= earlier for earlier, later in zip(self.pts, self.pts[1:], strict=False)):
             raise ValueError(f"Frames: times must strictly increase, got {self.pts}")
 

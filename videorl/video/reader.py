@@ -1,8 +1,8 @@
 """`load_frames` and `plan_frames`: the way from a clip to its frames. Decoding happens in processes that can be killed.
 
-    with VideoReader(limits, workers=2) as reader:
-        plan = reader.plan(clip)      # header and packets only: sizes, times, token count
-        frames = reader.load(clip)    # exactly the frames of the plan
+with VideoReader(limits, workers=2) as reader:
+    plan = reader.plan(clip)      # header and packets only: sizes, times, token count
+    frames = reader.load(clip)    # exactly the frames of the plan
 """
 
 from __future__ import annotations
@@ -35,7 +35,12 @@ MAX_HEADER = 1 << 24  # bytes of one line of JSON
 
 Answer = TypeVar("Answer")
 
-_BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from videorl.video.worker import main; main(*sys.argv[2:])"
+_BOOT = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from videorl.video.worker import main
+main(*sys.argv[2:])
+"""
 
 
 @dataclass(frozen=True)
@@ -70,8 +75,8 @@ class VideoReader:
     """Plans and decodes clips in up to `workers` processes, started when first needed. Threads may share a reader.
 
     `decoder` is pyav, decord, torchcodec, or the import string of a `videorl.video.decode.Decoder`. A worker that hangs
-    or dies costs the clip it worked on (VideoError `timeout` or `crashed`) and is replaced. Workers end with the reader,
-    and with the process that made it however that ends. A reader does not survive a fork: make another in the child.
+    or dies costs the clip it worked on (VideoError `timeout` or `crashed`) and is replaced. Workers end with the
+    reader, and with the process that made it, however that ends. After a fork the child needs a reader of its own.
     """
 
     def __init__(self, limits: Limits | None = None, decoder: str = "pyav", workers: int = 1):
@@ -203,7 +208,8 @@ class _Worker:
         try:
             return self._within(self._deadline, exchange)
         except TimeoutError as error:
-            raise VideoError("timeout", f"{request['path']}: {error}; cut it or raise limits.deadline") from error
+            remedy = f"cut it or raise limits.deadline={self._deadline:g}"
+            raise VideoError("timeout", f"{request['path']}: {error}; {remedy}") from error
         except EOFError as error:
             raise VideoError("crashed", f"{request['path']}: {error}; re-encode or replace the file") from error
 

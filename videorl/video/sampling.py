@@ -14,6 +14,7 @@ from videorl.types import Clip, Sampling, VideoError
 from videorl.video.frames import FramePlan, VideoIndex
 
 MAX_ASPECT = 200  # Qwen-VL refuses frames whose sides differ by more than this factor
+SLACK = 1e-6  # seconds; spans are decimal fractions
 SEEK_GAP = 8  # a seek costs about as much as decoding a few frames
 
 
@@ -41,15 +42,17 @@ def plan_clip(clip: Clip, index: VideoIndex, media_sha256: str) -> FramePlan:
 def _select_span(clip: Clip, index: VideoIndex) -> tuple[int, int, float]:
     """Positions [low, high) of the frames whose time lies in [start, end], and the length of the span in seconds.
 
-    Half a tick of slack, so that a frame at 0.28 s belongs to a span that starts at 0.28 whatever the rounding.
+    Frame i of a constant-rate file begins at i / rate, whatever tick its container rounds that to.
     """
     start = clip.start or 0.0
     file_seconds = index.seconds(index.end - index.ticks[0])
     end = file_seconds if clip.end is None else min(clip.end, file_seconds)
-    clock = (index.ticks - index.ticks[0]).astype(np.float64)
-    tick = float(index.time_base)
-    low = int(np.searchsorted(clock, start / tick - 0.5))
-    high = int(np.searchsorted(clock, end / tick + 0.5, side="right"))
+    if index.rate:
+        clock = np.arange(len(index.ticks)) / float(index.rate)  # [N] seconds
+    else:
+        clock = (index.ticks - index.ticks[0]) * float(index.time_base)
+    low = int(np.searchsorted(clock, start - SLACK))
+    high = int(np.searchsorted(clock, end + SLACK, side="right"))
     if start >= end or low >= high:
         raise VideoError(
             "bad_span",
@@ -72,6 +75,7 @@ def num_frames(sampling: Sampling, available: int, seconds: float) -> int:
     else:
         lowest = math.ceil(sampling.min_frames / factor) * factor
         highest = _floor_to(sampling.max_frames, factor)
+        assert sampling.fps is not None  # Sampling has one of the two
         wanted = max(seconds * sampling.fps, lowest)
     return _floor_to(min(wanted, highest, available), factor)
 

@@ -14,7 +14,8 @@ import signal
 import socket
 import sys
 from fractions import Fraction
-from typing import Any, BinaryIO
+from io import BufferedRWPair
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +40,7 @@ def main(socket_fd: str, decoder_name: str, limits_json: str) -> None:
             _answer(stream, json.loads(line), decoder, limits)
 
 
-def _answer(stream: BinaryIO, request: dict[str, Any], decoder: Decoder, limits: Limits) -> None:
+def _answer(stream: BufferedRWPair, request: dict[str, Any], decoder: Decoder, limits: Limits) -> None:
     ticks = np.frombuffer(stream.read(request.pop("payload", 0)), np.int64)
     try:
         if "indices" in request:
@@ -77,7 +78,7 @@ def _job(request: dict[str, Any], ticks: np.ndarray, limits: Limits) -> DecodeJo
     )
 
 
-def _send(stream: BinaryIO, header: dict[str, Any], payload: np.ndarray | None = None) -> None:
+def _send(stream: BufferedRWPair, header: dict[str, Any], payload: np.ndarray | None = None) -> None:
     """One line of JSON, then `payload` bytes."""
     size = 0 if payload is None else payload.nbytes
     stream.write(json.dumps({**header, "payload": size}).encode() + b"\n")

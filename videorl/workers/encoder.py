@@ -49,7 +49,8 @@ class EncoderWorker:
             return 0
         with self.source.store.filling(media.key) as missing:
             if missing:
-                features = self.model.encode(self.tower, self.source.patches(media), media.grid)
+                patches = self.model.patches([self.source.frames(media)])
+                (features,) = self.model.encode(self.tower, patches, [media.grid])
                 self.source.store.put(media.key, features.cpu())
         return int(missing)
 
@@ -63,7 +64,7 @@ class Encoders:
         self.decodes = 0
         self.calls = 0
 
-    def wait(self) -> list[Any]:
+    def ready(self) -> list[Any]:
         return [actor.ready.remote() for actor in self.actors]
 
     def take_counts(self) -> dict[str, int]:

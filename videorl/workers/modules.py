@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,8 +10,8 @@ from torch import nn
 
 from videorl import contract
 from videorl.data.batch import Batch
-from videorl.models.base import VideoModel
-from videorl.types import expand_placeholders
+from videorl.models.base import Grid, VideoModel
+from videorl.types import Media, expand_placeholders
 
 if TYPE_CHECKING:
     from videorl.models.media import MediaSource
@@ -28,8 +27,8 @@ class Inputs:
     position_ids: torch.Tensor  # [3, B, L]
     visual_slots: torch.Tensor  # [V] flat positions in B*L of the prompts' placeholders
     features: list[torch.Tensor]  # per distinct video: embeddings [n, hidden], or patches [t*h*w, d] for a trained tower
-    grids: list[tuple[int, int, int]]
-    feature_of_slot: list[int]  # per placed video: index into `features`
+    grids: list[Grid]
+    feature_of_slot: list[int]  # per video placed in a prompt, in order: index into `features`
     predictors: torch.Tensor  # [N]
     targets: torch.Tensor  # [N]
     owners: torch.Tensor  # [N] (row, column) of the response token, as flat index into [B, T]
@@ -38,8 +37,8 @@ class Inputs:
 def make_inputs(model: VideoModel, source: MediaSource, batch: Batch, device: torch.device) -> Inputs:
     """Expand prompts, compute positions, read features, and verify each row against what its engine saw."""
     sequences, positions, slots, predictors, targets, owners = [], [], [], [], [], []
-    features: dict[str, int] = {}
-    tensors, grids, feature_of_slot = [], [], []
+    distinct: dict[str, Media] = {}
+    placed: list[str] = []
     width = max(batch.row_tokens)
     columns = batch.response_ids.shape[1]
     for index, row in enumerate(batch.rows):
@@ -52,11 +51,8 @@ def make_inputs(model: VideoModel, source: MediaSource, batch: Batch, device: to
         positions.append(model.position_ids(expanded, row.media, length))
         slots.append(torch.nonzero(prompt_ids == model.placeholder_id).flatten() + index * width)
         for item in row.media:
-            if item.key not in features:
-                features[item.key] = len(tensors)
-                tensors.append(_feature(source, item).to(device))
-                grids.append(item.grid)
-            feature_of_slot.append(features[item.key])
+            distinct[item.key] = item
+            placed.append(item.key)
         predictors.append(torch.arange(length) + len(expanded) - 1 + index * width)
         targets.append(batch.response_ids[index, :length])
         owners.append(torch.arange(length) + index * columns)
@@ -64,17 +60,13 @@ def make_inputs(model: VideoModel, source: MediaSource, batch: Batch, device: to
         token_ids=nn.utils.rnn.pad_sequence(sequences, batch_first=True).to(device),
         position_ids=nn.utils.rnn.pad_sequence([p.T for p in positions], batch_first=True).permute(2, 0, 1).to(device),
         visual_slots=torch.cat(slots).to(device),
-        features=tensors,
-        grids=grids,
-        feature_of_slot=feature_of_slot,
+        features=[tensor.to(device) for tensor in source.features(list(distinct.values()))],
+        grids=[item.grid for item in distinct.values()],
+        feature_of_slot=[list(distinct).index(key) for key in placed],
         predictors=torch.cat(predictors).to(device),
         targets=torch.cat(targets).to(device),
         owners=torch.cat(owners).to(device),
     )
-
-
-def _feature(source: MediaSource, item) -> torch.Tensor:
-    return source.patches(item) if source.model.config.train_vision else source.embeddings(item)
 
 
 class Backbone(nn.Module):
@@ -103,8 +95,9 @@ class Backbone(nn.Module):
         if not inputs.features:
             # A text-only micro-batch still runs the trained tower, with weight 0: gradients of one parameter must
             # exist on all ranks or on none, else the ranks' reductions do not match and hang.
-            return [self.model.encode(tower, *self.model.blank_patches())]
-        return [self.model.encode(tower, patches, grid) for patches, grid in zip(inputs.features, inputs.grids, strict=True)]
+            patches, grid = self.model.blank_patches()
+            return self.model.encode(tower, [patches], [grid])
+        return self.model.encode(tower, inputs.features, inputs.grids)
 
 
 class PolicyModule(Backbone):

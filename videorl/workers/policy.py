@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -162,7 +163,7 @@ class Reference:
         self.policy = policy
         self.method = "compute_base_log_probs" if base else "compute_log_probs"
 
-    def ready(self) -> dict[str, int]:
+    def ready(self) -> list[Any]:
         return self.policy.ready()
 
     def compute_log_probs(self, batch: Batch) -> torch.Tensor:

@@ -125,14 +125,8 @@ class TrainerWorker(Worker):
     def inputs(self, batch: Batch):
         return make_inputs(self.model, self.source, batch, self.device)
 
-    @all_ranks
-    def ready(self) -> dict[str, int]:
-        """Answers once the worker is built: number of parameters, and of those that are trained."""
-        count = {"parameters": 0, "trained": 0}
-        for parameter in self.module.parameters():
-            count["parameters"] += parameter.numel()
-            count["trained"] += parameter.numel() if parameter.requires_grad else 0
-        return count
+    def ready(self) -> None:
+        """Answers once the worker is built."""
 
     @all_ranks
     def save(self, folder: str) -> None:
@@ -151,8 +145,8 @@ class TrainerGroup:
     def __init__(self, cluster: Cluster, config: TrainerConfig, group: Any):
         self.cluster, self.config, self.group = cluster, config, group
 
-    def ready(self) -> dict[str, int]:
-        return self.group.ready()[0]
+    def ready(self) -> list[Any]:
+        return [worker.ready.remote() for worker in self.group.workers]
 
     def save(self, folder: Path) -> None:
         self.group.save(str(folder))

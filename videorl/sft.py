@@ -1,0 +1,96 @@
+"""Supervised cold start: `python -m videorl.sft recipe=quickstart`. Same data, model, workers and run directory as RL."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from videorl.cluster import Cluster
+from videorl.config import Config, ConfigError
+from videorl.data.batch import Batch, Row, pad
+from videorl.data.prompts import PromptStream
+from videorl.data.schema import load_rows
+from videorl.launch import main
+from videorl.models.base import VideoModel, open_model
+from videorl.models.media import open_source
+from videorl.run import Run
+from videorl.types import DataError, RenderedPrompt
+from videorl.workers.encoder import Encoders
+from videorl.workers.policy import Policy
+
+
+def fit(config: Config) -> None:
+    """Fit the model to the `response` of each row, before reinforcement learning."""
+    config = supervised(config)
+    run = Run(config)
+    model = open_model(config.model)
+    source = open_source(config, model)
+    rows = PromptStream(load_rows(config.data.path), config.data, model, source, seed=config.seed)
+
+    with Cluster(config) as cluster, run:
+        encoders = Encoders(cluster, config, source.store)
+        policy = Policy.trained(cluster, config)
+        cluster.wait(encoders=encoders, policy=policy)
+        step, state = run.resume({"policy": policy})
+        if state is not None:
+            rows.load_state(state)
+
+        while step < config.total_steps:
+            step += 1
+            with run.step(step) as log:
+                with log.time("data"):
+                    prompts = rows.take(config.rollout.prompts_per_step, encoders.ensure)
+                batch = make_supervised_batch(model, prompts)
+                with log.time("update"):
+                    log.metrics("policy", policy.fit(batch))
+                log.metrics("data", rows.metrics())
+                log.metrics("video", encoders.take_counts())
+            if run.due("save", step):
+                run.save(step, {"policy": policy}, rows.state())
+
+        policy.export(run.folder / "export")
+        run.finish()
+
+
+def supervised(config: Config) -> Config:
+    """The configuration with its `sft` section in the place of what reinforcement learning uses."""
+    if config.sft is None:
+        raise ConfigError([f"sft: null, recipe {config.name} has no supervised stage; give an `sft` section"])
+    sft = config.sft
+    model = config.model.model_copy(update={"path": sft.model_path, "train_vision": sft.train_vision})
+    policy = config.policy.model_copy(update={"mini_batches": 1, "epochs": 1, "optim": sft.optim})
+    return config.model_copy(
+        update={
+            "total_steps": sft.steps,
+            "model": model,
+            "policy": policy,
+            "data": config.data.model_copy(update={"path": sft.path}),
+            "rollout": config.rollout.model_copy(update={"prompts_per_step": sft.batch_size}),
+        }
+    )
+
+
+def make_supervised_batch(model: VideoModel, prompts: Sequence[RenderedPrompt]) -> Batch:
+    """Rows whose response is the target text and the end-of-turn token."""
+    responses = []
+    for prompt in prompts:
+        target = prompt.prompt.row["response"]
+        if not target:
+            raise DataError("no_response", f"row {prompt.prompt.id}: has no `response` to fit; add one or take it out")
+        responses.append([*model.tokenizer.encode(target, add_special_tokens=False), model.stop_ids[0]])
+    lengths = torch.tensor([len(response) for response in responses])
+    return Batch(
+        rows=tuple(
+            Row(id=prompt.prompt.id, group=prompt.prompt.id, token_ids=prompt.token_ids, media=prompt.media, seen="")
+            for prompt in prompts
+        ),
+        response_ids=pad(responses, torch.long),
+        response_mask=torch.arange(int(lengths.max()))[None] < lengths[:, None],
+        lengths=lengths,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(fit, "sft"))
