@@ -61,7 +61,7 @@ def resolve(device: str, torch: str, constraints: Pins) -> Pins:
         write(pins, "", constraints)
         pip = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--report", str(report)]
         pip += ["-c", str(pins), torch, f"{HERE.parent}[{extras}]"]
-        if device == "cpu" and subprocess.run([*pip[:4], "--no-deps", torch]).returncode != 0:
+        if device == "cpu" and subprocess.run([*pip[:5], "--no-deps", torch]).returncode != 0:
             pip += ["--extra-index-url", PYTORCH_CPU_INDEX]
         subprocess.run(pip, check=True)
         packages = [item["metadata"] for item in json.loads(report.read_text())["install"]]

@@ -214,10 +214,6 @@ def test_due_every_so_many_steps_and_at_the_end(config: Config, every: int, due:
         assert [step for step in range(1, 11) if run.due(what, step)] == due
 
 
-def test_total_steps_may_be_another_programs(config: Config):
-    assert Run(config, total_steps=7).due("eval", 7)
-
-
 # --- resume ----------------------------------------------------------------------------------------------------------
 
 

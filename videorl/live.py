@@ -214,5 +214,6 @@ def _sample_panel(label: str, rollout: Rollout, width: int) -> RenderableType:
         (shorten(printable(f"{failures}  {terms}"), width), "red" if failures else "green"),
         "\n",
         shorten(printable(rollout.text), 7 * width // 2),  # lines break between words
+        overflow="fold",
     )
     return Panel(body, title=f"{label}: reward {rollout.reward:.3g}", height=8)

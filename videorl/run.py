@@ -104,12 +104,11 @@ class Run:
     """A run directory and what writes to it. `with run:` starts and stops the live view and the trackers.
 
     Raises ConfigError where another process uses the folder, and where the folder has checkpoints of a run whose
-    configuration differs in more than may change. `total_steps` replaces the configuration's (supervised training).
+    configuration differs in more than may change.
     """
 
-    def __init__(self, config: Config, total_steps: int | None = None):
+    def __init__(self, config: Config):
         self.config = config
-        self.total_steps = config.total_steps if total_steps is None else total_steps
         self.folder = Path(config.run.dir).resolve()  # workers with another working directory write here too
         self.folder.mkdir(parents=True, exist_ok=True)
         self.history: list[dict[str, float]] = []
@@ -142,8 +141,10 @@ class Run:
     def step(self, step: int) -> Iterator[StepLog]:
         """Gather a step; publish it if the block ends without an exception, else write nothing of it."""
         log = StepLog(step, self._view.show)
-        with log.time("step"):
-            yield log
+        self._view.show(f"step {step}")
+        start = time.perf_counter()
+        yield log
+        log.value("time/step", time.perf_counter() - start)
         log.numbers |= self._carried
         self._carried = {}
         lines = [make_line(step, i, rollout) for group in log.groups for i, rollout in enumerate(group.rollouts)]
@@ -156,7 +157,7 @@ class Run:
     def due(self, what: Literal["eval", "save"], step: int) -> bool:
         """Whether to evaluate or save after this step: every `run.<what>_every` steps, and after the last one."""
         every = {"eval": self.config.run.eval_every, "save": self.config.run.save_every}[what]
-        return step == self.total_steps or (every > 0 and step % every == 0)
+        return step == self.config.total_steps or (every > 0 and step % every == 0)
 
     def save(self, step: int, parts: Mapping[str, Part], state: Mapping[str, Any]) -> None:
         """Publish a checkpoint of a published step. `state` is JSON.
@@ -209,8 +210,8 @@ class Run:
         mode = self.config.run.live
         console = Console(force_terminal=True if mode == "rich" else None)
         if mode == "plain" or not console.is_terminal:
-            return PlainView(self.total_steps, self.history)
-        return RichView(self.total_steps, self.history, console, self.config.name)
+            return PlainView(self.config.total_steps, self.history)
+        return RichView(self.config.total_steps, self.history, console, self.config.name)
 
     def _write_config(self) -> None:
         path = self.folder / "config.yaml"

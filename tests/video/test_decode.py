@@ -10,7 +10,7 @@ import pytest
 from clips import draw_index, flip_bytes, read_index, truncate, write_audio, write_clip
 
 from videorl.types import Clip, VideoError
-from videorl.video.reader import VideoReader
+from videorl.video.reader import VideoReader, _File
 from videorl.video.sampling import plan_seeks
 
 SLIDES = [0.0, 1.0, 1.04, 1.5, 4.0, 4.04, 4.08, 9.0, 9.5, 10.0]  # seconds; 10 / 10 s is 9.5 s wrong for some
@@ -111,14 +111,22 @@ def test_seeking_lands_on_the_right_frames(pyav, tmp_path_factory, sampling, kin
     assert [read_index(pixels) for pixels in pyav.load(clip).pixels] == list(plan.indices)
 
 
-def test_seeks_only_where_they_save_decoding(pyav, write_kind):
-    from videorl.video.reader import _File
-
-    index = pyav._index(_File.stat(write_kind("constant_rate")[0]))  # a keyframe every 12 frames, 512 ticks each
-    assert plan_seeks(index, (0, 5, 11)) == (None, None, None)  # within the first group
-    assert plan_seeks(index, (0, 13)) == (None, 12 * 512)  # skips 11 frames
-    assert plan_seeks(index, (5, 13)) == (None, None)  # would skip 6
-    assert plan_seeks(index, (40, 49)) == (36 * 512, 48 * 512 if 48 - 41 > 8 else None)
+@pytest.mark.parametrize("codec", ["mpeg4", "libx265"])
+def test_a_false_keyframe_is_no_entry(pyav, tmp_path, sampling, codec):
+    """The container calls frame 60 a keyframe: seeking there would show frame 66 over nothing."""
+    source, path = write_clip(tmp_path / "a.mp4", codec=codec, num_frames=100, gop=250), tmp_path / "b.mp4"
+    with av.open(source) as old, av.open(str(path), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for number, packet in enumerate(old.demux(video=0)):
+            if packet.size:
+                packet.is_keyframe |= number == 60
+                packet.stream = stream
+                new.mux(packet)
+    clip = Clip(path=str(path), sampling=replace(sampling, fps=None, num_frames=4))
+    plan = pyav.plan(clip)
+    index = pyav._index(_File.stat(path))
+    assert 60 * 512 in index.keyframes and plan_seeks(index, plan.indices)[2] == 60 * 512
+    assert [read_index(pixels) for pixels in pyav.load(clip).pixels] == [0, 33, 66, 99]
 
 
 def test_time_is_that_of_the_container_not_index_over_rate(pyav, write_kind, sampling):

@@ -28,7 +28,7 @@ from videorl.types import DataError, Sampling
 from videorl.video.reader import VideoReader
 
 PATCH, MERGE = 14, 2  # pixels of a patch, patches of a token; both sides
-MIN_FRAMES, MIN_PIXELS, TOTAL_PIXELS = 4, 128 * 28 * 28, 24576 * 28 * 28  # Qwen2.5-VL's
+MIN_FRAMES, MIN_PIXELS, TOTAL_PIXELS = 4, 128 * 28 * 28, 115_200 * 28 * 28  # the defaults of qwen_vl_utils
 EXAMPLES = 3  # bad rows shown for each reason
 
 
@@ -89,7 +89,7 @@ def show(findings: Sequence[Finding], console: Console) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m videorl.data", description="Look at a data set before a run does.")
     check = parser.add_subparsers(dest="command", required=True).add_parser("check", help="check every row and clip")
-    check.add_argument("--path", required=True, help="as data.path: .jsonl, .parquet, or hf:NAME:SPLIT")
+    check.add_argument("--path", required=True, help="as data.path: .jsonl, .parquet, a folder or hf:NAME:SPLIT")
     check.add_argument("--media-root", required=True, help="as data.media_root")
     check.add_argument("--fps", type=float, default=2.0, help="frames shown of a second (default: %(default)s)")
     check.add_argument("--max-frames", type=int, default=768, help="most frames of a clip (default: %(default)s)")

@@ -99,12 +99,12 @@ def make_batch(groups: Sequence[RolloutGroup]) -> Batch:
     rows = tuple(
         Row(
             id=f"{group.prompt.prompt.id}#{index}",
-            group=group.prompt.prompt.id,
+            group=f"{number}:{group.prompt.prompt.id}",  # dynamic sampling can meet a prompt twice, in two epochs
             token_ids=group.prompt.token_ids,
             media=group.prompt.media,
             seen=rollout.seen,
         )
-        for group in groups
+        for number, group in enumerate(groups)
         for index, rollout in enumerate(group.rollouts)
     )
     mask = pad([rollout.response_mask for rollout in rollouts], torch.bool)

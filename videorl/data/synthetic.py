@@ -264,7 +264,7 @@ def _row(clip_id: str, example: Example) -> dict[str, Any]:
 
 def _write_video(path: Path, frames: np.ndarray) -> None:
     with av.open(str(path), "w") as container:
-        # One thread: the bytes do not depend on the machine, and a clip takes milliseconds anyway.
+        # One thread: the bytes do not depend on the number of cores, and a clip takes milliseconds anyway.
         options = {"crf": "18", "preset": "veryfast", "threads": "1"}
         stream = container.add_stream("libx264", rate=FPS, options=options)
         stream.height, stream.width = frames.shape[1:3]

@@ -1,8 +1,8 @@
 """Reading untrusted media files. Imported by decoder processes only (`worker.py`), never by the caller.
 
-`read_index` looks at the header and the packets; `decode` runs one of DECODERS. Frames become RGB, upright (mirroring and
-pixel aspect ratios are ignored), and only then are resized, by libswscale's antialiased bicubic filter whichever the
-decoder: decoders agree, and pixels are within a level of those of Qwen-VL's own preprocessing.
+`read_index` looks at the header and the packets; `decode` runs one of DECODERS. Frames become RGB, upright (mirroring
+and pixel aspect ratios are ignored), and only then are resized, by libswscale's antialiased bicubic filter whichever
+the decoder: decoders agree, and pixels are within a level of those of Qwen-VL's own preprocessing on average.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _decode_pyav(job: DecodeJob) -> Iterator[tuple[int, np.ndarray]]:
                     frames = container.decode(stream)
                     at = int(np.searchsorted(job.ticks, key))
                     seeked = True
-                frame = _advance(job, frames, at, position)
+                frame = _advance(job, frames, at, position, entering=key is not None)
             except (VideoError, av.FFmpegError):
                 if not seeked:
                     raise
@@ -141,14 +141,20 @@ def _decode_pyav(job: DecodeJob) -> Iterator[tuple[int, np.ndarray]]:
             yield int(job.ticks[position]), np.rot90(rgb, _quarter_turns(frame.rotation))
 
 
-def _advance(job: DecodeJob, frames: Iterator[av.VideoFrame], at: int, position: int) -> av.VideoFrame:
-    """Decode from position `at` to `position`. Every frame the index promises on the way must come, in order."""
+def _advance(
+    job: DecodeJob, frames: Iterator[av.VideoFrame], at: int, position: int, entering: bool
+) -> av.VideoFrame:
+    """Decode from position `at` to `position`. Every frame the index promises on the way must come, in order.
+
+    `entering` after a seek: the first frame must be a keyframe, because some codecs decode any other to grey mud.
+    """
     for frame in frames:
         if frame.pts is not None and frame.pts < job.ticks[at]:
             continue  # leads the keyframe of an open group of pictures, and needs frames before it
-        if frame.pts != job.ticks[at] or frame.is_corrupt:
-            problem = "a damaged frame" if frame.is_corrupt else f"the frame at {frame.time} s"
+        if frame.pts != job.ticks[at] or frame.is_corrupt or (entering and not frame.key_frame):
+            problem = "a damaged frame" if frame.pts == job.ticks[at] else f"the frame at {frame.time} s"
             raise VideoError("corrupt", f"{job.path}: {problem} came at {job.seconds(at):.6f} s; re-encode the file")
+        entering = False
         if at == position:
             return frame
         at += 1
