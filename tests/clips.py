@@ -1,7 +1,10 @@
 """Small video files for tests. Every frame carries its own index in its pixels, so that a test sees which one came.
 
-path = write_clip(tmp_path / "a.mp4", num_frames=50, fps=25)
-assert read_index(frames.pixels[0]) == 0
+    path = write_clip(tmp_path / "a.mp4", num_frames=50, fps=25)
+    ...
+    assert read_index(frames.pixels[0]) == 0
+
+`truncate` and `flip_bytes` damage a file in place.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ def test_time_is_that_of_the_container_not_index_over_rate(pyav, write_kind, sam
     assert plan.pts == pytest.approx((0.0, 4.0, 9.0, 10.0), abs=1e-4)
 
 
-def test_hidden_frames_of_an_edit_list_are_not_shown(pyav, tmp_path, sampling):
+def test_hidden_frames_of_an_edit_list_are_not_shown(reader, tmp_path, sampling):
     """A cut that keeps the frames from the last keyframe on and hides them, as phones and `ffmpeg -ss -c copy` do."""
     source, cut = write_clip(tmp_path / "a.mp4", gop=12), tmp_path / "b.mp4"
     with av.open(source) as old, av.open(str(cut), "w") as new:
@@ -147,9 +147,12 @@ def test_hidden_frames_of_an_edit_list_are_not_shown(pyav, tmp_path, sampling):
                 packet.dts -= 17 * 512
                 packet.stream = stream
                 new.mux(packet)
-    plan = pyav.plan(Clip(path=str(cut), sampling=sampling))
-    frames = pyav.load(plan.clip)
-    assert read_index(frames.pixels[0]) == 17
+    plan = reader.plan(Clip(path=str(cut), sampling=sampling))
+    if reader.decoder == "decord":  # shows them
+        with pytest.raises(VideoError, match=r"0\.000000 s, the decoder says -0\.2"):
+            reader.load(plan.clip)
+        return
+    frames = reader.load(plan.clip)
     assert [read_index(pixels) for pixels in frames.pixels] == [17 + index for index in plan.indices]
     assert plan.origin == 0.0 and plan.duration == pytest.approx(33 / 25, abs=1e-9)
 
@@ -200,6 +203,10 @@ def damage(tmp_path, name):
             truncate(write_clip(path, codec="mpeg4"), 0.7)
         case "cut.flv":
             truncate(write_clip(path), 0.7)
+        case "cut_live.webm":  # whose header does not know how long it will be
+            truncate(write_clip(path, codec="libvpx-vp9", container_options={"live": "1"}), 0.7)
+        case "flipped_block.webm":  # the demuxer goes on at the next cluster
+            flip_bytes(write_clip(path, codec="libvpx-vp9", num_frames=200), 0.5)
         case "flipped_index.mp4":
             flip_bytes(write_clip(path, container_options={"movflags": "faststart"}), 0.02, 400)
         case "reordered.avi":  # stores no presentation times, so frames would come in the wrong order
@@ -221,6 +228,8 @@ PLAN_ERRORS = {
     "cut.mkv": "truncated",
     "cut.avi": "truncated",
     "cut.flv": "truncated",
+    "cut_live.webm": "corrupt",
+    "flipped_block.webm": "corrupt",
     "flipped_index.mp4": "corrupt",
 }
 

@@ -101,7 +101,7 @@ def test_limits_allow_what_they_say(clip):
         assert reader.load(clip).pts[-1] == pytest.approx(1.96, abs=1e-9)
 
 
-def test_threads_share_a_reader(tmp_path, sampling, clip):
+def test_threads_share_a_reader(clip):
     clips = [replace(clip, start=start) for start in (0.0, 0.4, 0.8, 1.2)]
     with VideoReader(workers=2) as reader, ThreadPoolExecutor(8) as threads:
         results = list(threads.map(reader.load, clips * 6))
@@ -150,6 +150,7 @@ def wait_until(condition, seconds=60):
 def test_close_ends_the_workers(clip):
     reader = VideoReader(decoder="video.fake_decoders:leave")
     reader.load(clip)
+    reader.close()
     reader.close()
     assert not running(int(Path(f"{clip.path}.pid").read_text()))
     with pytest.raises(RuntimeError, match="closed"):

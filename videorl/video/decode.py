@@ -35,14 +35,14 @@ CONTAINERS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,gif"
 
 FILTER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
-# PyAV shows the rotation of a stream only in its description, which it assembles from log messages.
+# FFmpeg's log is read, not shown: only it tells the rotation of a stream and what a demuxer skips.
 av.logging.set_level(av.logging.INFO)
 logging.getLogger("libav").setLevel(logging.CRITICAL + 1)
 
 
 def read_index(path: str, limits: Limits) -> VideoIndex:
     """Times, keyframes and frame size of a file, from its header and packets. Raises VideoError."""
-    with _open(path, limits.frame_pixels) as (container, stream):
+    with av.logging.Capture() as logs, _open(path, limits.frame_pixels) as (container, stream):
         codec = stream.codec_context
         if codec.width < 1 or codec.height < 1:
             raise VideoError("corrupt", f"{path}: the header says frames of {codec.width}x{codec.height}; replace it")
@@ -63,6 +63,9 @@ def read_index(path: str, limits: Limits) -> VideoIndex:
                 keyframes.add(packet.pts)
             if not packet.is_discard:  # an edit list hides the frame
                 shown[packet.pts] = packet.duration or 0
+        for level, source, text in logs:  # a demuxer passes over what it cannot read, and says so only here
+            if level <= av.logging.ERROR and source == container.format.name:
+                raise VideoError("corrupt", f"{path}: {text.strip()}; replace the file")
         # Frames before the first keyframe cannot be decoded and no player shows them.
         ticks = np.array(sorted(tick for tick in shown if keyframes and tick >= min(keyframes)), np.int64)
         if not len(ticks):
@@ -112,10 +115,6 @@ def load_decoder(name: str) -> Decoder:
     return DECODERS[name]() if name in DECODERS else load_object(name)
 
 
-def _pyav() -> Decoder:
-    return _decode_pyav
-
-
 def _decode_pyav(job: DecodeJob) -> Iterator[tuple[int, np.ndarray]]:
     with _open(job.path, job.max_frame_pixels) as (container, stream):
         frames = container.decode(stream)
@@ -132,7 +131,7 @@ def _decode_pyav(job: DecodeJob) -> Iterator[tuple[int, np.ndarray]]:
             except (VideoError, av.FFmpegError):
                 if not seeked:
                     raise
-                # Not every keyframe is a clean entry point; the start of the file is.
+                # Not every keyframe is a clean entry point, and not every container finds it; the start always is.
                 rest = replace(job, indices=job.indices[number:], seeks=(None,) * (len(job.indices) - number))
                 yield from _decode_pyav(rest)
                 return
@@ -141,9 +140,7 @@ def _decode_pyav(job: DecodeJob) -> Iterator[tuple[int, np.ndarray]]:
             yield int(job.ticks[position]), np.rot90(rgb, _quarter_turns(frame.rotation))
 
 
-def _advance(
-    job: DecodeJob, frames: Iterator[av.VideoFrame], at: int, position: int, entering: bool
-) -> av.VideoFrame:
+def _advance(job: DecodeJob, frames: Iterator[av.VideoFrame], at: int, position: int, entering: bool) -> av.VideoFrame:
     """Decode from position `at` to `position`. Every frame the index promises on the way must come, in order.
 
     `entering` after a seek: the first frame must be a keyframe, because some codecs decode any other to grey mud.
@@ -164,7 +161,7 @@ def _advance(
 def _decord() -> Decoder:
     """decord 0.6 gives frames without their times and skips some after a seek: it reads from the start, and counts.
 
-    It knows no AV1, loses the start of formats without an index, and conceals damaged frames.
+    It knows no AV1, loses frames of containers other than MP4 and Matroska, and conceals damaged frames.
     """
     decord = require("decord", extra="decord")
     decord.logging.set_level(decord.logging.QUIET)
@@ -205,7 +202,11 @@ def _torchcodec() -> Decoder:
     return frames
 
 
-DECODERS: dict[str, Callable[[], Decoder]] = {"pyav": _pyav, "decord": _decord, "torchcodec": _torchcodec}
+DECODERS: dict[str, Callable[[], Decoder]] = {
+    "pyav": lambda: _decode_pyav,
+    "decord": _decord,
+    "torchcodec": _torchcodec,
+}
 
 
 def _check_time(job: DecodeJob, position: int, seconds: float, expected: float) -> None:

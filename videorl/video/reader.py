@@ -1,8 +1,10 @@
-"""`load_frames` and `plan_frames`: the way from a clip to its frames. Decoding happens in processes that can be killed.
+"""`load_frames` and `plan_frames`: from a clip to its frames.
 
-with VideoReader(limits, workers=2) as reader:
-    plan = reader.plan(clip)      # header and packets only: sizes, times, token count
-    frames = reader.load(clip)    # exactly the frames of the plan
+    with VideoReader(limits, workers=2) as reader:
+        plan = reader.plan(clip)      # header and packets only: sizes, times, token count
+        frames = reader.load(clip)    # exactly the frames of the plan
+
+Files are read in processes that can be killed; nothing here imports a decoder.
 """
 
 from __future__ import annotations
@@ -122,10 +124,10 @@ class VideoReader:
     def close(self) -> None:
         """End the workers, after the calls that are under way."""
         self._closed = True
-        for _ in range(self._num_workers):
-            worker = self._workers.get()
+        for worker in [self._workers.get() for _ in range(self._num_workers)]:
             if worker is not None:
                 worker.stop()
+            self._workers.put(None)  # lets calls that wait for a worker see that the reader is closed
 
     def __enter__(self) -> VideoReader:
         return self
@@ -153,10 +155,12 @@ class VideoReader:
         )
 
     def _ask(self, request: dict[str, Any], payload: bytes, most: int) -> tuple[dict[str, Any], np.ndarray]:
-        if self._closed or os.getpid() != self._pid:
-            raise RuntimeError("this VideoReader is closed or was made before a fork; make another VideoReader")
+        if os.getpid() != self._pid:
+            raise RuntimeError("this VideoReader was made before a fork; make another in this process")
         worker, done = self._workers.get(), False
         try:
+            if self._closed:
+                raise RuntimeError("this VideoReader is closed; make another")
             if worker is None or not worker.alive:
                 worker = _Worker(self.decoder, self.limits)
             header, content = worker.ask(request, payload, most)

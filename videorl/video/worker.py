@@ -41,7 +41,7 @@ def main(socket_fd: str, decoder_name: str, limits_json: str) -> None:
 
 
 def _answer(stream: BufferedRWPair, request: dict[str, Any], decoder: Decoder, limits: Limits) -> None:
-    ticks = np.frombuffer(stream.read(request.pop("payload", 0)), np.int64)
+    ticks = np.frombuffer(stream.read(request.pop("payload")), np.int64)
     try:
         if "indices" in request:
             _send(stream, {}, decode(decoder, _job(request, ticks, limits)))
