@@ -183,6 +183,8 @@ def test_rollouts_are_one_line_each_whatever_the_text(config: Config):
         with run.step(1) as log:
             log.rollouts([make_group("a", [0.0, 1.0], text=text), make_group("b", [1.0])])
         written = lines(run, "rollouts.jsonl")
+        (metrics,) = lines(run, "metrics.jsonl")
+    assert metrics["reward/mean"] == pytest.approx(2 / 3, abs=1e-12) and metrics["rollout/response_tokens"] == 2.0
     assert [(line["prompt_id"], line["index"], line["reward"]) for line in written] == [
         ("a", 0, 0.0),
         ("a", 1, 1.0),
@@ -326,13 +328,14 @@ def test_a_full_disk_costs_the_checkpoint_only(config: Config, caplog: pytest.Lo
         with run.step(2):
             pass
         run.save(2, {"policy": Full()}, {})
-        with run.step(3):
-            pass
+        for step in (3, 4):
+            with run.step(step):
+                pass
         written = lines(run, "metrics.jsonl")
         policy = Counter()
         assert run.resume({"policy": policy}) == (1, {}) and policy.value == 5
     assert "CHECKPOINT OF STEP 2 FAILED" in caplog.text and "No space left" in caplog.text and "step 1" in caplog.text
-    assert [line.get("run/save_failed") for line in written] == [None, 0, 1]
+    assert [line.get("run/save_failed") for line in written] == [None, 0, 1, None]
     assert "time/save" in written[1]
 
 

@@ -38,7 +38,9 @@ def worker_environment(threads: int) -> dict[str, str]:
     return {
         "OMP_NUM_THREADS": str(threads),  # read at import; two threads beside another busy process are slower than one
         "TOKENIZERS_PARALLELISM": "false",
-        "HYDRA_FULL_ERROR": "1",
+        "VERL_LOGGING_LEVEL": "ERROR",  # it warns in every process that there is no accelerator
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }
 
 

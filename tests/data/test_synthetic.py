@@ -7,10 +7,11 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from videorl.data import synthetic
+from videorl.data.schema import load_rows
 from videorl.data.synthetic import (
     COLOURS,
     KINDS,
@@ -44,6 +45,7 @@ def decode(path):
         return [(float(frame.time), frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.sampled_from(KINDS), st.integers(0, 10_000))
 def test_the_answer_follows_from_the_squares(kind, seed):
     example = draw_example(kind, random.Random(seed))
@@ -65,6 +67,7 @@ def test_the_answer_follows_from_the_squares(kind, seed):
     assert (example.think, example.answer) == (truth, "ABCD"[choices.index(truth)])
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.sampled_from(KINDS), st.integers(0, 10_000))
 def test_pixels_at_every_time(kind, seed):
     squares = draw_example(kind, random.Random(seed)).squares
@@ -112,7 +115,7 @@ def test_unknown_kind():
 
 
 def test_rows_are_canonical(folder):
-    train, held_out, sft = (read(folder, name) for name in FILES)
+    train, held_out, sft = (load_rows(folder / name) for name in FILES)
     assert (len(train), len(held_out), len(sft)) == (6, 3, 12)
     assert len({row["id"] for row in train + held_out + sft}) == 21
     assert Counter(row["data_source"] for row in train) == {f"synthetic-{kind}": 2 for kind in KINDS}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from videorl.data.synthetic import draw_example, generate, render_frames
 from videorl.imports import fix_cpu_wheels
-from videorl.models.tiny import INIT_STD, RESPONSE_TAGS, SPECIAL_TOKENS, TinySize, build_tiny_model, main, read_texts
+from videorl.models.tiny import INIT_STD, RESPONSE_TAGS, SPECIAL_TOKENS, TinySize, build_tiny_model, main, row_texts
 
 fix_cpu_wheels()
 from tokenizers import Tokenizer  # noqa: E402
@@ -19,6 +19,7 @@ from transformers import (  # noqa: E402
     AutoProcessor,
     AutoTokenizer,
     GenerationConfig,
+    Qwen2_5_VLProcessor,
 )
 
 QUESTION = "Which colour appears first? (A) red (B) green (C) blue (D) yellow"
@@ -29,12 +30,12 @@ RESPONSE = "<think>green</think><answer>B</answer>"
 def texts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     generate(folder, seed=0, num_train=12, num_eval=0, sft_copies=20)
-    return list(read_texts(folder / "sft.jsonl"))
+    return list(row_texts(map(json.loads, (folder / "sft.jsonl").read_text().splitlines())))
 
 
 @pytest.fixture(scope="module")
 def folder(texts, tmp_path_factory):
-    path = tmp_path_factory.mktemp("tiny")
+    path = tmp_path_factory.mktemp("tiny") / "model"
     build_tiny_model(path, texts, seed=0)
     return path
 
@@ -180,7 +181,7 @@ def test_same_arguments_same_files(folder, texts, tmp_path):
 
 def test_size_is_adjustable(texts, tmp_path):
     size = TinySize(hidden=192, layers=1, vision_hidden=32, vision_depth=3, vision_heads=2)
-    model = build_tiny_model(tmp_path, texts, size=size)
+    model = build_tiny_model(tmp_path / "model", texts, size=size)
     text, vision = model.config.text_config, model.config.vision_config
     assert (text.hidden_size, text.intermediate_size, text.num_hidden_layers) == (192, 384, 1)
     assert (text.num_attention_heads, text.num_key_value_heads) == (6, 3)
@@ -203,14 +204,31 @@ def test_impossible_sizes_are_refused(change, named):
         TinySize(**change)
 
 
-def test_read_texts(tmp_path):
+def test_row_texts():
+    parts = [{"type": "video"}, {"type": "text", "text": "When?"}]
     rows = [
         {"prompt": "Which?", "choices": ["red", "blue"], "response": "<answer>A</answer>"},
-        {"prompt": "When?", "choices": None},
+        {"prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": parts}], "choices": None},
     ]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    texts = list(read_texts(tmp_path / "rows.jsonl"))
-    assert texts == ["Which?", "(A) red (B) blue", "<answer>A</answer>", "When?", "", ""]
+    texts = [text for text in row_texts(rows) if text]
+    assert texts == ["Which?", "(A) red (B) blue", "<answer>A</answer>", "Be brief.", "When?"]
+
+
+def test_folder_appears_when_complete(tmp_path, monkeypatch):
+    path = tmp_path / "model"
+    with monkeypatch.context() as patch:
+        patch.setattr(Qwen2_5_VLProcessor, "save_pretrained", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            build_tiny_model(path, ["Hi"])
+    assert not path.exists()
+    build_tiny_model(path, ["Hi"])
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
+    with pytest.raises(FileExistsError, match="another folder"):
+        build_tiny_model(path, ["Hi"])
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
 
 
 def test_command_line_prints_the_number_of_parameters(tmp_path, capsys):
@@ -218,3 +236,6 @@ def test_command_line_prints_the_number_of_parameters(tmp_path, capsys):
     main(["--out", str(tmp_path / "model"), "--texts", str(tmp_path / "rows.jsonl"), "--seed", "3"])
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "model")
     assert f"{model.num_parameters():,} parameters" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["--out", str(tmp_path / "model"), "--texts", str(tmp_path / "rows.jsonl")])
+    assert "another folder" in capsys.readouterr().err

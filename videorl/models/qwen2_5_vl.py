@@ -152,10 +152,13 @@ class Qwen25VL:
         """
         if features[0].dtype == torch.uint8:
             metadata = [
-                {"fps": self.temporal_factor / item.seconds_per_grid, "total_num_frames": len(frames),
-                 "frames_indices": list(range(len(frames))), "do_sample_frames": False}
+                {
+                    "fps": self.temporal_factor / item.seconds_per_grid,
+                    "total_num_frames": len(frames),
+                    "frames_indices": list(range(len(frames))),
+                }
                 for item, frames in zip(media, features, strict=True)
-            ]  # fmt: skip
+            ]
             videos = [(frames.numpy(), meta) for frames, meta in zip(features, metadata, strict=True)]
             return {
                 "multi_modal_data": {"video": videos},

@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_uppercase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -101,9 +101,15 @@ def build_tiny_model(
     """Write a randomly initialised checkpoint folder: weights (float32), tokenizer, processors, chat template.
 
     The tokenizer is byte-level BPE, so any text tokenises; of the words in `texts` (questions, options and responses as
-    the model will see them) the frequent ones become one token each. The same arguments give the same files. Returns
-    the model that was written.
+    the model will see them) the frequent ones become one token each. The same arguments give the same files. The folder
+    appears when it is complete; the model in it is returned.
+
+    Raises:
+        FileExistsError: there is something at `path` already.
     """
+    path = Path(path)
+    if path.exists():
+        raise FileExistsError(f"{path} exists: name another folder, or delete this one to build the model again")
     fix_cpu_wheels()
     from transformers import (
         GenerationConfig,
@@ -161,19 +167,22 @@ def build_tiny_model(
             if parameter.ndim >= 2:
                 parameter.normal_(std=INIT_STD)
     model.generation_config = GenerationConfig(**text_ids)
-    model.save_pretrained(path)
-    processor.save_pretrained(path)
+    unpublished = path.with_name(path.name + ".tmp")
+    model.save_pretrained(unpublished)
+    processor.save_pretrained(unpublished)
+    unpublished.rename(path)
     return model
 
 
-def read_texts(path: Path) -> Iterator[str]:
-    """Every question, its options with their letters, and every response of a JSONL file of canonical rows."""
-    for line in path.read_text().splitlines():
-        row = json.loads(line)
-        yield row["prompt"]
+def row_texts(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """The texts of canonical rows: every question, its options with their letters, and every response."""
+    for row in rows:
+        messages = [{"content": row["prompt"]}] if isinstance(row["prompt"], str) else row["prompt"]
+        for content in (message["content"] for message in messages):
+            yield from [content] if isinstance(content, str) else [part.get("text") or "" for part in content]
         choices = row.get("choices") or ()
         yield " ".join(f"({letter}) {choice}" for letter, choice in zip(ascii_uppercase, choices, strict=False))
-        yield row.get("response", "")
+        yield row.get("response") or ""
 
 
 def _train_tokenizer(texts: Iterable[str]) -> Qwen2Tokenizer:
@@ -208,7 +217,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--texts", type=Path, required=True, help="JSONL rows the tokenizer is trained on")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    model = build_tiny_model(args.out, read_texts(args.texts), args.seed)
+    rows = map(json.loads, args.texts.read_text().splitlines())
+    try:
+        model = build_tiny_model(args.out, row_texts(rows), args.seed)
+    except FileExistsError as error:
+        parser.error(str(error))
     print(f"{args.out}: {model.num_parameters():,} parameters, {model.config.text_config.vocab_size} token ids")
 
 

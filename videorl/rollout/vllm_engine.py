@@ -98,13 +98,13 @@ class VLLMEngine:
 
     async def load_weights(self, weights: Weights) -> None:
         """Replace the weights and drop every cache that was computed with the old ones."""
+        tensors: Any = await receive(weights)
+        if self.config.rollout.tensor_parallel > 1:
+            tensors = list(tensors)  # an iterator cannot cross to vLLM's own worker processes
 
         def load() -> None:
             if self._waiting:
                 raise RuntimeError(f"load_weights: {len(self._waiting)} requests are under way; wait for them first")
-            tensors: Any = receive(weights)
-            if self.config.rollout.tensor_parallel > 1:
-                tensors = list(tensors)  # an iterator cannot cross to vLLM's own worker processes
             self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": tensors})
             # Without the first, the next request with a video the engine knows raises "Encoder cache miss"; without
             # the second, prefix hits have keys and values of the old weights; the third holds the processor's output.

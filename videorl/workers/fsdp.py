@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
@@ -114,7 +115,11 @@ def save_sharded(folder: Path, module: nn.Module, optimizer: Optimizer) -> None:
 
     Frozen parameters are not written: they are those of `model.path`.
     """
-    dcp.save(_state(module, optimizer), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+    writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    try:
+        dcp.save(_state(module, optimizer), storage_writer=writer)
+    except CheckpointException as error:  # a BaseException, in which a full disk is buried
+        raise OSError(f"checkpoint {folder}: {error}") from error
 
 
 def load_sharded(folder: Path, module: nn.Module, optimizer: Optimizer) -> None:
