@@ -24,8 +24,12 @@ PYTORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 COMMON_EXTRAS = ("dev", "datasets", "decord", "torchcodec", "wandb", "mlflow", "swanlab")
 # torch's CUDA build fixes the version of triton, and the kernels vLLM brings that of apache-tvm-ffi
 CUDA_CHOOSES = {"torch", "triton", "apache-tvm-ffi"}
-HEADER = "# Exact versions for the extra `{}` and all others, Python 3.11 and 3.12. Written by `make lock`; do not edit.\n"
-GPU_NOTE = "# Resolved from package metadata; the tests run on cpu.txt. `===` keeps the CPU build of torch (+cpu) out.\n"
+HEADER = (
+    "# Exact versions for the extra `{}` and all others, Python 3.11 and 3.12. Written by `make lock`; do not edit.\n"
+)
+GPU_NOTE = (
+    "# Resolved from package metadata; the tests run on cpu.txt. `===` keeps the CPU build of torch (+cpu) out.\n"
+)
 
 Pins = dict[str, str]
 """Normalised package name -> a line such as `numpy==2.3.5`."""
@@ -65,7 +69,9 @@ def resolve(device: str, torch: str, constraints: Pins) -> Pins:
             pip += ["--extra-index-url", PYTORCH_CPU_INDEX]
         subprocess.run(pip, check=True)
         packages = [item["metadata"] for item in json.loads(report.read_text())["install"]]
-    return read_pins([f"{package['name']}=={package['version']}" for package in packages if package["name"] != "videorl"])
+    return read_pins(
+        [f"{package['name']}=={package['version']}" for package in packages if package["name"] != "videorl"]
+    )
 
 
 def read_pins(lines: list[str]) -> Pins:

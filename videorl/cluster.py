@@ -17,14 +17,14 @@ from videorl.imports import fix_cpu_wheels
 
 fix_cpu_wheels()
 
-from verl.single_controller.base import Worker  # noqa: E402
+from verl.single_controller.base.worker import Worker  # noqa: E402
 from verl.single_controller.base.decorator import Dispatch, register  # noqa: E402
 from verl.single_controller.ray import RayClassWithInitArgs, RayResourcePool, RayWorkerGroup  # noqa: E402
 
 if TYPE_CHECKING:
     from videorl.config import Config
 
-__all__ = ["Cluster", "Dispatch", "Worker", "register"]
+__all__ = ["Cluster", "Worker", "all_ranks", "per_rank"]
 
 per_rank = register(dispatch_mode=Dispatch.ALL_TO_ALL)
 """A worker method called with one list per argument, `list[i]` for rank i; returns the list of results."""
@@ -45,7 +45,7 @@ def worker_environment(threads: int) -> dict[str, str]:
 
 
 class Cluster:
-    """A running Ray with room for this configuration's workers. `with Cluster(config) as cluster:` shuts down a local one."""
+    """A running Ray with room for this configuration's workers. Leaving the `with` block shuts a local one down."""
 
     def __init__(self, config: Config):
         self.config = config

@@ -44,7 +44,7 @@ class ModelConfig(Section):
     path: str = Field(description="Hugging Face checkpoint: a folder or a hub name")
     revision: str | None = Field(description="hub revision; pin it")
     build: Literal["tiny"] | None = Field(
-        description="tiny = make a random tiny checkpoint at model.path, for the words of data.path, where there is none"
+        description="tiny = where model.path is missing, make a random tiny checkpoint for the words of data.path"
     )
     dtype: Literal["float32", "bfloat16"] = Field(description="dtype of the engine, the tower and the embeddings")
     train_vision: bool = Field(description="train the vision tower; turns the embedding store off")

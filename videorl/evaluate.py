@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from videorl.cluster import Cluster
 from videorl.config import Config, ConfigError
@@ -36,8 +38,8 @@ class Evaluation:
     greedy: list[RolloutGroup]
 
     def metrics(self) -> dict[str, float]:
-        """`accuracy` (mean over prompts of the mean over samples: avg@k), `accuracy_greedy`, `parse_failure`, per task,
-        and `recall@0.5` for grounding: the share of sampled intervals with an IoU of at least 0.5."""
+        """`accuracy` (mean over prompts of the mean over samples: avg@k), `accuracy_greedy`, `parse_failure`, per
+        `data_source`, and for grounding `recall@0.5`: the share of intervals with an IoU of at least 0.5."""
         sampled, unparsed = _accuracies(self.sampled)
         greedy, _ = _accuracies(self.greedy)
         out = {
@@ -47,15 +49,21 @@ class Evaluation:
             "reward": _mean([reward for group in self.sampled for reward in group.rewards]),
             "prompts": float(len(self.sampled)),
         }
-        by_task = defaultdict(list)
-        for group, values, best in zip(self.sampled, sampled, greedy, strict=True):
-            by_task[group.prompt.prompt.row.get("data_source") or group.prompt.prompt.task].append((values, best))
-            if group.prompt.prompt.task == "grounding":
-                by_task["recall@0.5"].append(([float(v >= 0.5) for v in values], [float(v >= 0.5) for v in best]))
-        for task, values in sorted(by_task.items()):
-            out[f"accuracy/{task}"] = _mean([_mean(sampled) for sampled, _ in values])
-            out[f"accuracy_greedy/{task}"] = _mean([_mean(greedy) for _, greedy in values])
+        for kind, values in (("accuracy", sampled), ("accuracy_greedy", greedy)):
+            by_source = defaultdict(list)
+            for group, accuracies in zip(self.sampled, values, strict=True):
+                for name, each in _by_source(group.prompt.prompt.row, accuracies):
+                    by_source[name].append(_mean(each))
+            out |= {f"{kind}/{name}": _mean(each) for name, each in sorted(by_source.items())}
         return out
+
+
+def _by_source(row: dict[str, Any], accuracies: Sequence[float]) -> list[tuple[str, list[float]]]:
+    """Under which names a prompt's accuracies are reported: its data source, and for grounding also the recall."""
+    source = row["data_source"]
+    if row["task"] != "grounding":
+        return [(source, list(accuracies))]
+    return [(source, list(accuracies)), (f"{source}/recall@0.5", [float(value >= 0.5) for value in accuracies])]
 
 
 def _accuracies(groups: Sequence[RolloutGroup]) -> tuple[list[list[float]], float]:
@@ -72,6 +80,31 @@ def _accuracies(groups: Sequence[RolloutGroup]) -> tuple[list[list[float]], floa
         count += len(results)
         values.append([result.value for result in results])
     return values, failures / max(1, count)
+
+
+def constant_baselines(prompts: Sequence[RenderedPrompt]) -> dict[str, float]:
+    """What the best answer that ignores the video scores, named like the evaluation's metrics: for each source the most
+    frequent choice or number, for grounding the best interval of whole seconds (its mean IoU, and its recall)."""
+    accuracy = load("accuracy")
+    by_source: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for prompt in prompts:
+        if prompt.prompt.task in SCORED_TASKS:
+            by_source[prompt.prompt.row["data_source"]].append(prompt.prompt.row)
+    best: dict[str, float] = {}
+    for rows in by_source.values():
+        if rows[0]["task"] == "grounding":
+            last = math.ceil(max(end for row in rows for _, end in row["spans"]))
+            answers = [f"{start} to {end}" for start in range(last) for end in range(start + 1, last + 1)]
+        else:
+            answers = sorted({str(row["answer"]) for row in rows})
+        for answer in answers:
+            text = f"<think></think><answer>{answer}</answer>"
+            scores = [_by_source(row, [accuracy(text, row).value]) for row in rows]
+            for index, (name, _) in enumerate(scores[0]):
+                value = _mean([each[index][1][0] for each in scores])
+                key = f"accuracy/{name}"
+                best[key] = max(best.get(key, 0.0), value)
+    return best
 
 
 def _mean(values: Sequence[float]) -> float:

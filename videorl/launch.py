@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from videorl.algorithms.names import ADVANTAGES, LOSSES, advantage_needs, needs_group
+from videorl.algorithms.names import ADVANTAGES, FIXED_LOSS_AGG, LOSSES, advantage_needs, needs_group
 from videorl.config import Config, ConfigError, compose_config, configs_folder, load_config
 from videorl.planning import dry_run
 from videorl.rewards.rubric import Rubric
@@ -24,7 +24,9 @@ def main(run: Callable[[Config], None], config_name: str, argv: list[str] | None
         if arguments.cfg:
             import yaml
 
-            print(yaml.safe_dump(compose_config(config_name, arguments.overrides, arguments.config_dir), sort_keys=False))
+            print(
+                yaml.safe_dump(compose_config(config_name, arguments.overrides, arguments.config_dir), sort_keys=False)
+            )
             return 0
         config = load_config(config_name, arguments.overrides, arguments.config_dir)
         if problems := list(config_problems(config)):
@@ -56,7 +58,9 @@ def _parser(module: str, description: str) -> argparse.ArgumentParser:
         epilog=f"recipes: {', '.join(recipes)}. Any key can be overridden: total_steps=3 policy.optim.lr=1e-6. "
         "`--cfg job` prints every key with its value; `dry_run=true` checks data, tokens and memory and exits.",
     )
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="recipe=NAME, then overrides (Hydra's grammar)")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="recipe=NAME, then overrides (Hydra's grammar)"
+    )
     parser.add_argument("--cfg", choices=["job"], help="print the composed configuration and exit")
     parser.add_argument("--config-dir", metavar="DIR", help="folder with your own recipe/ and other groups")
     return parser
@@ -67,6 +71,8 @@ def config_problems(config: Config) -> Iterator[str]:
     yield from _batch_arithmetic(config)
     yield from _algorithm(config)
     yield from _model_and_data(config)
+    for name in {"mean", "std"} & config.rewards.terms.keys():
+        yield f"rewards.terms.{name}: is taken by the metric reward/{name}; give the term another name"
     try:
         Rubric(config.rewards)
     except ValueError as error:
@@ -85,7 +91,7 @@ def _batch_arithmetic(config: Config) -> Iterator[str]:
             continue
         if rollout.prompts_per_step % trainer.mini_batches:
             divisors = [n for n in range(1, rollout.prompts_per_step + 1) if rollout.prompts_per_step % n == 0]
-            near = min(divisors, key=lambda n: abs(n - trainer.mini_batches))
+            _, near = min((abs(n - trainer.mini_batches), n) for n in divisors)
             yield (
                 f"{name}.mini_batches: {trainer.mini_batches}, must divide rollout.prompts_per_step="
                 f"{rollout.prompts_per_step}; set {near}"
@@ -116,8 +122,24 @@ def _algorithm(config: Config) -> Iterator[str]:
     ):
         if value not in names and ":" not in value:
             near = difflib.get_close_matches(value, names, n=1)
-            yield f"algorithm.{key}: {value!r}, " + (f"did you mean {near[0]}?" if near else f"one of {', '.join(names)}")
+            yield f"algorithm.{key}: {value!r}, " + (
+                f"did you mean {near[0]}?" if near else f"one of {', '.join(names)}"
+            )
             return
+    if unavailable := advantage_needs(algorithm.advantage) - {
+        "groups",
+        "values",
+        "old_log_probs",
+        "importance_weights",
+    }:
+        yield (
+            f"algorithm.advantage: {algorithm.advantage!r}, needs {', '.join(sorted(unavailable))}, which the training "
+            "loop does not record; choose another, or call it from a loop of your own"
+        )
+    if algorithm.kl and algorithm.kl.where == "loss" and algorithm.kl.estimator == "k1":
+        yield "algorithm.kl.estimator: 'k1', its gradient is zero on average when it is in the loss; take k2 or k3"
+    if (fixed := FIXED_LOSS_AGG.get(algorithm.loss)) and algorithm.loss_agg != fixed:
+        yield f"algorithm.loss_agg: {algorithm.loss_agg!r}, {algorithm.loss} is defined with {fixed}; set that"
     wants_critic = "values" in advantage_needs(algorithm.advantage)
     if wants_critic and config.critic is None:
         yield f"critic: null, algorithm.advantage={algorithm.advantage} needs values; add critic=default"
@@ -133,9 +155,9 @@ def _algorithm(config: Config) -> Iterator[str]:
 def _model_and_data(config: Config) -> Iterator[str]:
     sampling = config.data.sampling
     if (sampling.fps is None) == (sampling.num_frames is None):
-        yield f"data.sampling.fps: {sampling.fps} with num_frames={sampling.num_frames}, give exactly one; set the other null"
+        yield f"data.sampling.fps: {sampling.fps}, num_frames: {sampling.num_frames}, give one; set the other null"
     if not sampling.min_frames <= sampling.max_frames:
-        yield f"data.sampling.min_frames: {sampling.min_frames}, must be at most max_frames={sampling.max_frames}; lower it"
+        yield f"data.sampling.min_frames: {sampling.min_frames}, exceeds max_frames={sampling.max_frames}; lower it"
     if not sampling.min_pixels <= sampling.max_pixels <= sampling.total_pixels:
         yield (
             f"data.sampling.max_pixels: {sampling.max_pixels}, must lie between min_pixels={sampling.min_pixels} and "
@@ -144,7 +166,7 @@ def _model_and_data(config: Config) -> Iterator[str]:
     if config.model.lora and config.model.train_vision:
         yield "model.train_vision: true, LoRA adapts the language model only; set it false or model.lora=null"
     if not Path(config.data.media_root).is_dir():
-        yield f"data.media_root: {config.data.media_root!r}, no such folder; give the folder media paths are relative to"
+        yield f"data.media_root: {config.data.media_root!r}, no such folder; give the one media paths are relative to"
     for key, path in (("path", config.data.path), ("eval_path", config.data.eval_path)):
         if path and not path.startswith("hf:") and not Path(path).exists():
             yield f"data.{key}: {path!r}, no such file; give a .jsonl, a .parquet or hf:name:split"

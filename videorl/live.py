@@ -60,6 +60,11 @@ class PlainView:
     def show(self, activity: str) -> None:
         """What is going on now."""
 
+    def say(self, lines: Sequence[str]) -> None:
+        """Lines that stay on the screen. They may quote model output."""
+        for line in lines:
+            print(printable(line), flush=True)
+
     def published(self, rollouts: Sequence[Rollout]) -> None:
         """A step is in `history`; `rollouts` are what there is to look at of it."""
         print(format_line(self.history, self.total_steps), flush=True)
@@ -129,7 +134,12 @@ def format_line(history: History, total_steps: int) -> str:
     """The newest step on one line."""
     last = history[-1]
     parts = [f"step {int(last['step']):>{len(str(total_steps))}}/{total_steps}"]
-    for label, key in (("reward", "reward/mean"), ("eval", "eval/accuracy"), ("parity", "parity/max_log_prob_diff")):
+    for label, key in (
+        ("loss", "policy/loss"),
+        ("reward", "reward/mean"),
+        ("eval", "eval/accuracy"),
+        ("parity", "parity/max_log_prob_diff"),
+    ):
         if key in last:
             parts.append(f"{label} {last[key]:.4g}")
     if "time/step" in last:

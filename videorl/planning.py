@@ -13,16 +13,15 @@ from rich.progress import track
 from rich.table import Table
 
 from videorl.config import Config
-from videorl.data.prompts import make_clips
+from videorl.data.prompts import make_prompt
 from videorl.data.schema import load_rows
 from videorl.models.families import FAMILIES, checkpoint_size
-from videorl.types import DataError, Sampling
+from videorl.types import DataError, Prompt, Sampling
 from videorl.video.frames import Limits
 from videorl.video.reader import VideoReader
 
 _HEADER_ROWS = 64  # the run header looks at so many rows and extrapolates; a dry run looks at all
 _CHARACTERS_PER_TOKEN = 4  # of English text; the exact number needs the tokenizer
-_GIB = 2**30
 
 
 @dataclass
@@ -38,8 +37,11 @@ class Scan:
     clip_tokens: dict[tuple, int] = field(default_factory=dict)  # distinct clip -> visual tokens
 
 
-def scan_rows(config: Config, rows: Sequence[dict[str, Any]], limit: int | None = None) -> Scan:
-    """Read the headers of the first `limit` rows' clips (None: of all, with a progress bar). Nothing is decoded."""
+def scan_rows(config: Config, rows: Sequence[dict[str, Any]], limit: int | None = None, tokenizer: Any = None) -> Scan:
+    """Read the headers of the first `limit` rows' clips (None: of all, with a progress bar). Nothing is decoded.
+
+    Visual tokens are exact; those of the text are counted by the tokenizer, or estimated from its length without one.
+    """
     family, data = FAMILIES[config.model.family], config.data
     sampling = Sampling(
         **data.sampling.model_dump(), spatial_factor=family.spatial_factor, temporal_factor=family.temporal
@@ -50,10 +52,10 @@ def scan_rows(config: Config, rows: Sequence[dict[str, Any]], limit: int | None 
         for row in track(chosen, "reading headers", disable=limit is not None):
             scan.scanned += 1
             scan.tasks[row["task"]] += 1
-            text = f"{row['prompt']} {' '.join(row['choices'] or [])} {data.instructions.get(row['task'], '')}"
-            tokens = len(text) // _CHARACTERS_PER_TOKEN
             try:
-                for clip in make_clips(row, data.media_root, sampling):
+                prompt = make_prompt(row, data, sampling)
+                tokens = _text_tokens(prompt, tokenizer)
+                for clip in prompt.clips:
                     t, h, w = reader.plan(clip).grid(family.patch, family.temporal)
                     scan.clip_tokens[(clip.path, clip.start, clip.end, clip.sampling)] = t * h * w // family.merge**2
                     tokens += t * h * w // family.merge**2
@@ -65,6 +67,13 @@ def scan_rows(config: Config, rows: Sequence[dict[str, Any]], limit: int | None 
     return scan
 
 
+def _text_tokens(prompt: Prompt, tokenizer: Any) -> int:
+    if tokenizer is not None:
+        return len(tokenizer.apply_chat_template(list(prompt.messages), add_generation_prompt=True, return_dict=False))
+    texts = (part.get("text", "") for message in prompt.messages for part in message["content"])
+    return sum(map(len, texts)) // _CHARACTERS_PER_TOKEN
+
+
 def describe(config: Config, scan: Scan) -> list[tuple[str, str]]:
     """The plan as (what, how much) lines."""
     rollout, policy = config.rollout, config.policy
@@ -72,15 +81,18 @@ def describe(config: Config, scan: Scan) -> list[tuple[str, str]]:
     mean = statistics.fmean(scan.prompt_tokens) if scan.prompt_tokens else 0.0
     scale = scan.num_rows / max(1, scan.scanned)
     lines = [
-        ("rows", f"{scan.num_rows} ({', '.join(f'{n} {task}' for task, n in scan.tasks.most_common())} of {scan.scanned})"),
+        (
+            "rows",
+            f"{scan.num_rows} ({', '.join(f'{n} {task}' for task, n in scan.tasks.most_common())} of {scan.scanned})",
+        ),
         ("rows set aside", f"{len(scan.bad)} bad, {scan.too_long} too long"),
         ("prompt tokens", f"mean {mean:.0f}, largest {max(scan.prompt_tokens, default=0)}"),
         ("distinct clips", f"{len(scan.clip_tokens) * scale:.0f}"),
         (
             "a step",
             f"{rollout.prompts_per_step} prompts x {rollout.group_size} responses = "
-            f"{rollout.prompts_per_step * rollout.group_size} rollouts, {policy.mini_batches * policy.epochs} optimiser "
-            f"steps; an epoch is {scan.num_rows / rollout.prompts_per_step:.1f} steps, the run "
+            f"{rollout.prompts_per_step * rollout.group_size} rollouts, {policy.mini_batches * policy.epochs} "
+            f"optimiser steps; an epoch is {scan.num_rows / rollout.prompts_per_step:.1f} steps, the run "
             f"{config.total_steps * rollout.prompts_per_step / max(1, scan.num_rows):.1f} epochs",
         ),
         ("workers", _workers(config)),
@@ -89,26 +101,34 @@ def describe(config: Config, scan: Scan) -> list[tuple[str, str]]:
         lines.append(("embedding store", "off: the vision tower trains (model.train_vision=true); frames are cached"))
     elif size:
         width = 4 if config.model.dtype == "float32" else 2
-        needed = sum(scan.clip_tokens.values()) * scale * size.hidden * width / _GIB
-        over = "; MORE THAN ITS BUDGET, entries will be evicted" if needed > config.store.max_gb else ""
-        lines.append(("embedding store", f"about {needed:.3g} GiB of store.max_gb={config.store.max_gb:g}{over}"))
+        needed = sum(scan.clip_tokens.values()) * scale * size.hidden * width
+        over = "; MORE THAN ITS BUDGET, entries will be evicted" if needed > config.store.max_gb * 2**30 else ""
+        lines.append(("embedding store", f"about {_bytes(needed)} of store.max_gb={config.store.max_gb:g}{over}"))
     if size:
         trained = size.parameters if config.model.lora is None else 0.01 * size.parameters
         # fp32 master, gradient and two moments are sharded; the frozen rest is held once more in fp32
-        state = (12 * trained + 4 * size.parameters) / policy.ranks / _GIB
-        activations = policy.micro_batch_tokens * size.hidden * size.layers * 4 / _GIB
-        weights = (4 if config.model.dtype == "float32" else 2) * size.parameters / rollout.tensor_parallel / _GIB
+        state = (12 * trained + 4 * size.parameters) / policy.ranks
+        activations = policy.micro_batch_tokens * size.hidden * size.layers * 4
+        weights = (4 if config.model.dtype == "float32" else 2) * size.parameters / rollout.tensor_parallel
         lines += [
-            ("memory of a policy rank", f"about {state:.3g} GiB of state + {activations:.3g} GiB of activations"),
-            ("memory of an engine", f"about {weights:.3g} GiB of weights per GPU, and the KV cache"),
+            ("memory of a policy rank", f"about {_bytes(state)} of state + {_bytes(activations)} of activations"),
+            ("memory of an engine", f"about {_bytes(weights)} of weights per device, and the KV cache"),
         ]
     else:
         lines.append(("memory", f"unknown: {config.model.path} is neither a folder nor a published name"))
     return lines
 
 
+def _bytes(number: float) -> str:
+    return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / 2**20:.1f} MiB"
+
+
 def _workers(config: Config) -> str:
-    parts = [f"{config.policy.ranks} policy", f"{config.rollout.num_engines} engine", f"{config.encoder.workers} encoder"]
+    parts = [
+        f"{config.policy.ranks} policy",
+        f"{config.rollout.num_engines} engine",
+        f"{config.encoder.workers} encoder",
+    ]
     if config.algorithm.kl and not config.model.lora:
         parts.append(f"{config.policy.ranks} reference")
     if config.critic:
@@ -116,9 +136,9 @@ def _workers(config: Config) -> str:
     return ", ".join(parts)
 
 
-def print_plan(config: Config, rows: Sequence[dict[str, Any]]) -> None:
+def print_plan(config: Config, rows: Sequence[dict[str, Any]], tokenizer: Any) -> None:
     """The run header: what the first rows say, extrapolated."""
-    _print(config, scan_rows(config, rows, _HEADER_ROWS))
+    _print(config, scan_rows(config, rows, _HEADER_ROWS, tokenizer))
 
 
 def dry_run(config: Config) -> int:
@@ -129,7 +149,9 @@ def dry_run(config: Config) -> int:
         print(f"row {sample_id}: {why}")
     allowed = config.data.max_bad_fraction
     if len(scan.bad) > allowed * scan.num_rows or not scan.prompt_tokens:
-        print(f"not ready: {len(scan.bad)} of {scan.num_rows} rows are bad, data.max_bad_fraction={allowed:g} are allowed")
+        print(
+            f"not ready: {len(scan.bad)} of {scan.num_rows} rows are bad, data.max_bad_fraction={allowed:g} are allowed"
+        )
         return 1
     print("ready: configuration and data are valid; nothing was started")
     return 0

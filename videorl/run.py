@@ -137,6 +137,10 @@ class Run:
         """Show how far something is that takes time."""
         self._view.show(f"{label} {done}/{total}")
 
+    def say(self, lines: Sequence[str]) -> None:
+        """Print lines that stay, above the live view."""
+        self._view.say(lines)
+
     @contextmanager
     def step(self, step: int) -> Iterator[StepLog]:
         """Gather a step; publish it if the block ends without an exception, else write nothing of it."""

@@ -1,4 +1,4 @@
-"""Supervised cold start: `python -m videorl.sft recipe=quickstart`. Same data, model, workers and run directory as RL."""
+"""Supervised cold start: `python -m videorl.sft recipe=quickstart`. Data, model, workers and run directory are RL's."""
 
 from __future__ import annotations
 

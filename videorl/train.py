@@ -1,4 +1,4 @@
-"""Reinforcement learning: `python -m videorl.train recipe=quickstart`. `train` is the whole loop; one step is one screen."""
+"""Reinforcement learning: `python -m videorl.train recipe=quickstart`. `train` is the loop, one step on one screen."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from videorl.cluster import Cluster
 from videorl.config import Config
 from videorl.data.batch import Batch, at_last_token, make_batch
 from videorl.data.prompts import PromptStream
-from videorl.evaluate import evaluate
+from videorl.data.schema import load_rows
+from videorl.evaluate import constant_baselines, evaluate
 from videorl.launch import main
-from videorl.models.base import open_model
+from videorl.models.base import build_model, open_model
 from videorl.models.media import open_source
 from videorl.planning import print_plan
+from videorl.rewards.report import describe_batch
 from videorl.rewards.rubric import Rubric
 from videorl.rollout.engine import Engines
 from videorl.rollout.runner import Runner
@@ -32,11 +34,12 @@ from videorl.workers.policy import Policy
 def train(config: Config) -> None:
     """Post-train a video LLM with reinforcement learning."""
     run = Run(config)
+    build_model(config.model, load_rows(config.data.path), config.seed)
     model = open_model(config.model)
     source = open_source(config, model)
     prompts = PromptStream.train(config, model, source)
     held_out = PromptStream.held_out(config, model, source)
-    print_plan(config, list(prompts.rows.values()))
+    print_plan(config, list(prompts.rows.values()), model.tokenizer)
 
     with Cluster(config) as cluster, run:
         encoders = Encoders(cluster, config, source.store)
@@ -53,7 +56,7 @@ def train(config: Config) -> None:
             prompts.load_state(state)
         engines.load_weights(policy.publish(version=step))
         exam = held_out.all(encoders.ensure) if held_out else []
-        if state is None:
+        if state is None and exam:
             with run.step(0) as log:
                 log.evaluation(evaluate(config, runner, exam, run.progress))
                 log.metrics("video", encoders.take_counts())
@@ -64,6 +67,8 @@ def train(config: Config) -> None:
                 with log.time("rollout"):  # 1. G responses per prompt, scored
                     groups = collect(config, prompts, encoders, runner, step, log)
                 log.rollouts(groups)
+                if step == 1:
+                    run.say(describe_batch(groups))
 
                 batch = make_batch(groups)  # 2. to tensors, once
                 with log.time("log_probs"):  # 3. the same tokens under the frozen views
@@ -79,13 +84,13 @@ def train(config: Config) -> None:
                 with log.time("update"):  # 5. optimiser steps
                     if critic:
                         log.metrics("critic", critic.update(batch))
-                    if critic is None or step > critic.warmup_steps:
+                    if config.critic is None or step > config.critic.warmup_steps:
                         log.metrics("policy", policy.update(batch))
 
                 with log.time("weight_sync"):  # 6. the engines sample from the new policy
                     engines.load_weights(policy.publish(version=step))
 
-                if run.due("eval", step):
+                if exam and run.due("eval", step):
                     with log.time("eval"):
                         log.evaluation(evaluate(config, runner, exam, run.progress))
                 log.metrics("data", prompts.metrics())
@@ -96,7 +101,7 @@ def train(config: Config) -> None:
 
         if config.run.export:
             policy.export(run.folder / "export")
-        run.finish()
+        run.finish(constant_baselines(exam))
 
 
 def collect(

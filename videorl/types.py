@@ -13,13 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-
 EQUAL_REWARDS = 1e-6
 """Rewards closer than this are equal: single precision keeps no more of a sum of rewards."""
 
 
 class DataError(ValueError):
-    """Untrusted input is bad. Carries a machine-readable `reason`; the text names the value, the rule and the remedy."""
+    """Untrusted input is bad. `reason` is for programs; the text names the value, the rule and the remedy."""
 
     def __init__(self, reason: str, message: str):
         super().__init__(message)
@@ -205,7 +204,7 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """What the engine returns for one request; `seen` is the fingerprint of what it was shown (`videorl/contract.py`)."""
+    """What the engine returns for one request; `seen` is the fingerprint of what it was shown (see `contract`)."""
 
     token_ids: tuple[int, ...]
     log_probs: tuple[float, ...]
@@ -218,7 +217,9 @@ class Generation:
         if len(self.token_ids) != len(self.log_probs):
             raise ValueError(f"Generation: {len(self.token_ids)} tokens but {len(self.log_probs)} log-probs")
         if not all(math.isfinite(value) and value <= 1e-3 for value in self.log_probs):
-            raise ValueError(f"Generation: log-probs must be finite and <= 0, got {min(self.log_probs)}..{max(self.log_probs)}")
+            raise ValueError(
+                f"Generation: log-probs must be finite and <= 0, got {min(self.log_probs)}..{max(self.log_probs)}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,9 @@ class Weights:
     buckets: tuple[Any, ...]
 
 
-def publish(tensors: Iterable[tuple[str, torch.Tensor]], version: int, dtype: torch.dtype, owner: bool) -> Weights | None:
+def publish(
+    tensors: Iterable[tuple[str, torch.Tensor]], version: int, dtype: torch.dtype, owner: bool
+) -> Weights | None:
     """Put named tensors into the object store. Every rank must call it (gathering is collective); the owner puts."""
     buckets: list[Any] = []
     bucket: dict[str, torch.Tensor] = {}

@@ -16,7 +16,6 @@ from videorl.data.synthetic import (
     COLOURS,
     KINDS,
     Example,
-    constant_baseline,
     draw_example,
     draw_response,
     generate,
@@ -179,23 +178,6 @@ def test_noise_on_spans():
     assert answers["0 to 2"] / number == pytest.approx(1 / 21, abs=0.017)  # five standard deviations
 
 
-def test_constant_baseline_by_hand():
-    grounding = {"data_source": "g", "task": "grounding"}
-    choice = {"data_source": "c", "task": "mc"}
-    rows = [
-        grounding | {"spans": [[0, 2]]},
-        grounding | {"spans": [[2, 4]]},
-        grounding | {"spans": [[2, 5]]},
-        choice | {"answer": "A"},
-        choice | {"answer": "B"},
-        choice | {"answer": "A"},
-    ]
-    # "2 to 4" against the three spans: 0, 1 and 2/3. Nothing does better; "0 to 4" reaches 1/2, 1/2 and 2/5.
-    assert constant_baseline(rows) == pytest.approx(
-        {"g/iou": (0 + 1 + 2 / 3) / 3, "g/recall@0.5": 2 / 3, "c/accuracy": 2 / 3}, abs=1e-12
-    )
-
-
 def test_same_seed_same_data(folder, tmp_path):
     generate(tmp_path / "again", **SMALL)
     for name in FILES:
@@ -269,7 +251,7 @@ def test_command_line(tmp_path, capsys):
     arguments = ["--out", str(tmp_path), "--seed", "7", "--train", "3", "--eval", "3"]
     main(arguments)
     printed = capsys.readouterr().out
-    for text in ("train.jsonl", "sft.jsonl", "synthetic-first/accuracy", "synthetic-ground/iou"):
+    for text in ("train.jsonl", "eval.jsonl", "sft.jsonl"):
         assert text in printed
     with pytest.raises(SystemExit):
         main([*arguments[:3], "8", *arguments[4:]])

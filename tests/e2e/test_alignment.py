@@ -29,7 +29,9 @@ def test_log_probs_agree_for_several_videos_and_text_alone(stack):
 
 @pytest.mark.parametrize("fps", [1.0, 3.0, 4.0])
 def test_log_probs_agree_at_other_rates(stack, fps):
-    config = stack.workspace.config(f"data.sampling.fps={fps}", "data.sampling.max_frames=32", "data.max_prompt_tokens=512")
+    config = stack.workspace.config(
+        f"data.sampling.fps={fps}", "data.sampling.max_frames=32", "data.max_prompt_tokens=512"
+    )
     prompts = stack.prompts(stack.workspace.rows()[:3], config)
     times = prompts[0].frame_times[0]
     assert len(times) == 8 * fps  # the clips last 8 s
@@ -43,7 +45,9 @@ def test_positions_depend_on_the_time_step(stack):
     batch = make_batch(groups)
     slower = tuple(
         dataclasses.replace(
-            row, seen="", media=tuple(dataclasses.replace(m, seconds_per_grid=3 * m.seconds_per_grid) for m in row.media)
+            row,
+            seen="",
+            media=tuple(dataclasses.replace(m, seconds_per_grid=3 * m.seconds_per_grid) for m in row.media),
         )
         for row in batch.rows
     )

@@ -14,8 +14,8 @@ from videorl.data.batch import make_batch
 from videorl.models.base import open_model
 from videorl.models.media import open_source
 from videorl.rollout.engine import Engines
-from videorl.workers.encoder import Encoders
 from videorl.workers.critic import Critic
+from videorl.workers.encoder import Encoders
 from videorl.workers.policy import Policy, Reference
 
 SGD = ("policy.optim.name=sgd", "policy.optim.lr=0.1", "policy.optim.warmup_steps=0", "cluster.placement=spread")
@@ -63,7 +63,9 @@ def test_two_ranks_train_as_one_and_their_checkpoint_loads_on_one(stack, batch, 
     """Five SGD steps; the micro-batches, the ranks' loads and even the number of calls differ between the two."""
     config = stack.workspace.config(*SGD, "policy.mini_batches=1", "data.max_prompt_tokens=512")
     one = Policy.trained(stack.cluster, config)
-    two_config = config.model_copy(update={"policy": config.policy.model_copy(update={"ranks": 2, "micro_batch_tokens": 600})})
+    two_config = config.model_copy(
+        update={"policy": config.policy.model_copy(update={"ranks": 2, "micro_batch_tokens": 600})}
+    )
     two = Policy.trained(stack.cluster, two_config)
     with started(stack, one, two):
         before = weights(one, tmp_path / "before")
@@ -106,7 +108,9 @@ def test_a_trained_tower_reaches_the_engine(stack, tmp_path):
     source = open_source(config, model)
     encoders = Encoders(stack.cluster, config, source.store)
     engines, policy = Engines(stack.cluster, config), Policy.trained(stack.cluster, config)
-    pixels = replace(stack, config=config, model=model, source=source, encoders=encoders, engines=engines, policy=policy)
+    pixels = replace(
+        stack, config=config, model=model, source=source, encoders=encoders, engines=engines, policy=policy
+    )
     with started(stack, engines, policy, encoders):
         engines.load_weights(policy.publish(version=0))
         prompts = pixels.prompts(stack.workspace.rows()[:3])
@@ -140,7 +144,9 @@ def test_lora_trains_adapters_alone_and_is_merged_for_engine_and_export(stack, b
         after = weights(policy, tmp_path / "after")
         changed = {name for name in after if not torch.equal(before[name], after[name])}
         assert changed == {
-            name for name in after if "visual" not in name and any(t in name for t in ("q_proj.w", "v_proj.w", "down_proj.w"))
+            name
+            for name in after
+            if "visual" not in name and any(t in name for t in ("q_proj.w", "v_proj.w", "down_proj.w"))
         }
         assert torch.equal(reference.compute_log_probs(batch), base)
         assert (policy.compute_log_probs(batch) - base).abs()[batch.response_mask].max() > 1e-4
@@ -169,7 +175,9 @@ def test_the_critic_learns_the_returns(stack, batch):
 def test_gradient_checkpointing_changes_nothing(stack, batch, tmp_path):
     results = []
     for checkpointing in ("false", "true"):
-        config = stack.workspace.config(*SGD, f"policy.gradient_checkpointing={checkpointing}", "data.max_prompt_tokens=512")
+        config = stack.workspace.config(
+            *SGD, f"policy.gradient_checkpointing={checkpointing}", "data.max_prompt_tokens=512"
+        )
         policy = Policy.trained(stack.cluster, config)
         with started(stack, policy):
             policy.update(batch)

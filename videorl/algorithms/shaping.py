@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from videorl.config import OverlongConfig
 
+
 def compute_overlong_penalty(num_tokens: int, max_tokens: int, overlong: OverlongConfig) -> float:
     """DAPO's soft overlong punishment (eq. 13), scaled: a reward in [-penalty, 0] for a response of `num_tokens`.
 

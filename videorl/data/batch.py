@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
 
 import torch
 
 from videorl.types import Media, RolloutGroup
 
-if TYPE_CHECKING:
-    from videorl.models.base import VideoModel
-
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """The prompt of one row, as handles. `seen` is the engine's fingerprint ('' where no engine took part, as in SFT)."""
+    """The prompt of one row, as handles. `seen` is the engine's fingerprint, '' where no engine took part (SFT)."""
 
     id: str
     group: str
@@ -52,7 +48,9 @@ class Batch:
     def __post_init__(self):
         shape = self.response_ids.shape
         if len(self.rows) != shape[0] or self.lengths.shape != shape[:1]:
-            raise ValueError(f"Batch: {len(self.rows)} rows, response_ids {tuple(shape)}, lengths {tuple(self.lengths.shape)}")
+            raise ValueError(
+                f"Batch: {len(self.rows)} rows, response_ids {tuple(shape)}, lengths {tuple(self.lengths.shape)}"
+            )
         for name, tensor in self._tensors():
             if name != "lengths" and tensor.shape != shape:
                 raise ValueError(f"Batch.{name} is {tuple(tensor.shape)}, response_ids {tuple(shape)}")
@@ -157,7 +155,7 @@ def shard(batch: Batch, ranks: int) -> list[list[int]]:
 
 
 def micro_batches(row_tokens: Sequence[int], budget: int) -> list[list[int]]:
-    """Row indices of forwards whose padded size `rows * longest` stays within `budget` tokens; at least one row each."""
+    """Row indices of forwards whose padded size `rows * longest` is at most `budget` tokens; at least one row each."""
     parts: list[list[int]] = []
     for index in sorted(range(len(row_tokens)), key=lambda i: -row_tokens[i]):
         # rows come longest first, so the first row of a part is its padded length

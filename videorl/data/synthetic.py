@@ -13,8 +13,6 @@ import argparse
 import json
 import os
 import random
-import statistics
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -120,33 +118,6 @@ def draw_response(example: Example, label_noise: float, rng: random.Random) -> s
     return f"<think>{think}</think><answer>{answer}</answer>"
 
 
-def constant_baseline(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Score the best answer that ignores the video, for each `data_source` of canonical rows.
-
-    Multiple choice gives `<data_source>/accuracy`, the share of the most frequent answer. Grounding rows, of one span
-    each, give `/iou` and `/recall@0.5` (share of rows with IoU >= 0.5), each the best over all integer (start, end).
-    """
-    sources: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        sources.setdefault(row["data_source"], []).append(row)
-    scores: dict[str, float] = {}
-    for source, members in sources.items():
-        if members[0]["task"] == "grounding":
-            spans = [span for row in members for span in row["spans"]]
-            last = int(max(end for _, end in spans))
-            ious = [
-                [_iou((start, end), span) for span in spans]
-                for start in range(last)
-                for end in range(start + 1, last + 1)
-            ]
-            scores[f"{source}/iou"] = max(statistics.fmean(row) for row in ious)
-            scores[f"{source}/recall@0.5"] = max(statistics.fmean(iou >= 0.5 for iou in row) for row in ious)
-        else:
-            most = Counter(row["answer"] for row in members).most_common(1)[0][1]
-            scores[f"{source}/accuracy"] = most / len(members)
-    return scores
-
-
 def generate(
     out_dir: str | Path,
     *,
@@ -238,11 +209,6 @@ def _span_text(span: tuple[int, int]) -> str:
     return f"{span[0]} to {span[1]}"
 
 
-def _iou(a: Sequence[float], b: Sequence[float]) -> float:
-    shared = max(0.0, min(a[1], b[1]) - max(a[0], b[0]))
-    return shared / ((a[1] - a[0]) + (b[1] - b[0]) - shared)
-
-
 def _video_path(clip_id: str) -> str:
     return f"videos/{clip_id}.mp4"
 
@@ -300,15 +266,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     except ValueError as error:
         parser.error(str(error))
-    eval_rows = _read_rows(args.out / "eval.jsonl")
     table = Table("file", "rows", title=str(args.out), title_justify="left")
     for name in ("train.jsonl", "eval.jsonl", "sft.jsonl"):
         table.add_row(name, str(len(_read_rows(args.out / name))))
-    baselines = Table("best answer without looking", "held out", title_justify="left")
-    for name, score in constant_baseline(eval_rows).items():
-        baselines.add_row(name, f"{score:.3f}")
-    console = Console()
-    console.print(table, baselines)
+    Console().print(table)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,9 @@ Grid = tuple[int, int, int]
 class VideoModel(Protocol):
     """A family's tokenizer, geometry and forward; it holds no weights. Weights are the module that `load` returns."""
 
+    config: ModelConfig
     path: Path
+    hidden_size: int
     tokenizer: Any
     placeholder_id: int
     banned_ids: tuple[int, ...]  # never sampled: a sampled placeholder would ask for features that do not exist
@@ -43,7 +45,9 @@ class VideoModel(Protocol):
     # -- the model -------------------------------------------------------------------------------------------------
     def load(self, dtype: torch.dtype) -> nn.Module: ...
     def load_vision(self, dtype: torch.dtype) -> nn.Module: ...
-    def encode(self, vision: nn.Module, patches: Sequence[torch.Tensor], grids: Sequence[Grid]) -> list[torch.Tensor]: ...
+    def encode(
+        self, vision: nn.Module, patches: Sequence[torch.Tensor], grids: Sequence[Grid]
+    ) -> list[torch.Tensor]: ...
     def blank_patches(self) -> tuple[torch.Tensor, Grid]: ...
     def vision(self, module: nn.Module) -> nn.Module: ...
     def language_model(self, module: nn.Module) -> nn.Module: ...
@@ -61,8 +65,7 @@ def open_model(config: ModelConfig) -> VideoModel:
 
 def build_model(config: ModelConfig, rows: Iterable[dict[str, Any]], seed: int) -> None:
     """Make the checkpoint that `model.build` asks for, unless there is one. Its tokenizer knows the words of `rows`."""
-    if config.build is None or Path(config.path).exists():
-        return
-    from videorl.models.tiny import build_tiny_model, row_texts
+    if config.build == "tiny" and not Path(config.path).exists():
+        from videorl.models.tiny import build_tiny_model, row_texts
 
-    build_tiny_model(config.path, row_texts(rows), seed=seed)
+        build_tiny_model(config.path, row_texts(rows), seed=seed)

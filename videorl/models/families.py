@@ -1,4 +1,4 @@
-"""The model families there are, and what is known of each without a checkpoint. No torch: a dry run needs nothing else."""
+"""The model families, and what is known of each without a checkpoint. No torch: a dry run needs nothing else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Family:
-    """`target` is the class that implements it; the rest is the geometry all its checkpoints share, in pixels and frames."""
+    """`target` is the class that implements it; the rest is the geometry of all its checkpoints, in pixels, frames."""
 
     target: str
     patch: int

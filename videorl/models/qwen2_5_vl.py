@@ -15,8 +15,8 @@ from torch import nn
 
 from videorl.config import ModelConfig
 from videorl.imports import fix_cpu_wheels
-from videorl.types import Clip, DataError, Media, Prompt, RenderedPrompt
 from videorl.models.base import Grid
+from videorl.types import Clip, DataError, Media, Prompt, RenderedPrompt
 from videorl.video.frames import FramePlan
 
 fix_cpu_wheels()
@@ -40,6 +40,7 @@ class Qwen25VL:
         self.hf_config = cast(Any, AutoConfig.from_pretrained(self.path, **code))
         self.tokenizer = cast(Any, AutoTokenizer.from_pretrained(self.path, **code))
         self._processor = cast(Any, AutoVideoProcessor.from_pretrained(self.path, **code))
+        self.hidden_size: int = self.hf_config.get_text_config().hidden_size
         vision = self.hf_config.vision_config
         self.merge_size: int = vision.spatial_merge_size
         self.temporal_factor: int = vision.temporal_patch_size
@@ -100,7 +101,8 @@ class Qwen25VL:
         found = token_ids.count(self.placeholder_id)
         if found != len(media):
             raise DataError(
-                "placeholder_count", f"sample {prompt.id}: {found} video placeholders in its messages, {len(media)} videos"
+                "placeholder_count",
+                f"sample {prompt.id}: {found} video placeholders in its messages, {len(media)} videos",
             )
         return RenderedPrompt(
             prompt=prompt,
@@ -222,7 +224,9 @@ class Qwen25VL:
 
         No mask is passed: rows are padded on the right, where a causal query never looks.
         """
-        return self.language_model(module)(inputs_embeds=embeds, position_ids=position_ids, use_cache=False).last_hidden_state
+        return self.language_model(module)(
+            inputs_embeds=embeds, position_ids=position_ids, use_cache=False
+        ).last_hidden_state
 
     def logits(self, module: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
         return cast(Any, module).lm_head(hidden)
@@ -268,4 +272,6 @@ def _local_checkpoint(config: ModelConfig) -> Path:
         raise FileNotFoundError(f"model.path: {config.path}: no such folder; give a checkpoint folder or a hub name")
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(config.path, revision=config.revision, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
+    return Path(
+        snapshot_download(config.path, revision=config.revision, allow_patterns=["*.json", "*.safetensors", "*.txt"])
+    )

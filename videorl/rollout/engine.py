@@ -64,7 +64,7 @@ class Engines:
         try:
             call = self.actors[index].generate.remote(self.cluster.shipping(request))
             return await asyncio.wait_for(call, self.config.rollout.timeout)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise TimeoutError(
                 f"engine {index} gave no response within rollout.timeout={self.config.rollout.timeout:g} s; "
                 "raise it, or lower rollout.max_response_tokens"

@@ -34,8 +34,8 @@ class Runner:
     ) -> list[RolloutGroup]:
         """`group_size` scored rollouts of each prompt, in the order of the prompts.
 
-        `label` names the occasion ("step 3", "eval"); together with the seed, the prompt's id and the index in the group
-        it fixes each request's seed. `progress` is told the number of finished rollouts.
+        `label` names the occasion ("step 3", "eval"); together with the seed, the prompt's id and the index in the
+        group it fixes each request's seed. `progress` is told the number of finished rollouts.
         """
         limit = asyncio.Semaphore(self.config.rollout.max_concurrency * self.config.rollout.num_engines)
         done = 0
@@ -64,9 +64,7 @@ class Runner:
             temperature=temperature,
             seed=rollout_seed(self.config.seed, label, prompt.prompt.id, index) if temperature > 0 else None,
         )
-        generation = await self.generate(
-            Request(token_ids=prompt.token_ids, media=prompt.media, sampling=sampling)
-        )
+        generation = await self.generate(Request(token_ids=prompt.token_ids, media=prompt.media, sampling=sampling))
         text = self.model.tokenizer.decode(list(generation.token_ids), skip_special_tokens=True)
         score = self.rubric.score(text, prompt.prompt.row)
         return Rollout(

@@ -53,7 +53,7 @@ class VLLMEngine:
         )
         self._ids = itertools.count()
         self._commands: queue.Queue[Callable[[], None]] = queue.Queue()
-        self._waiting: dict[str, Callable[[Any, Exception | None], None]] = {}
+        self._waiting: dict[str, Callable[[Any, Exception | None], object]] = {}
         threading.Thread(target=self._run, daemon=True, name="vllm").start()
 
     @staticmethod
@@ -164,7 +164,7 @@ class VLLMEngine:
             stop_token_ids=list(self.model.stop_ids),
             ignore_eos=False,
             detokenize=False,
-            logit_bias={token: _BAN for token in self.model.banned_ids},
+            logit_bias=dict.fromkeys(self.model.banned_ids, _BAN),
         )
 
         def add() -> None:

@@ -49,7 +49,9 @@ class Store:
         self._lock = threading.Lock()
         for name in ("entries", "locks", "tmp"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(self.folder / "index.sqlite", timeout=60, check_same_thread=False, isolation_level=None)
+        self._db = sqlite3.connect(
+            self.folder / "index.sqlite", timeout=60, check_same_thread=False, isolation_level=None
+        )
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.execute(_SCHEMA)

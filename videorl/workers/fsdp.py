@@ -56,7 +56,7 @@ def learning_rate(config: OptimConfig, step: int, total_steps: int) -> float:
 
 
 class Optimizer:
-    """AdamW or SGD over the trainable parameters of a sharded module, with schedule, clipping and the non-finite rule."""
+    """AdamW or SGD over the trainable parameters of a sharded module, with schedule, clipping and non-finite rule."""
 
     def __init__(self, module: nn.Module, config: OptimConfig, total_steps: int):
         self.module, self.config, self.total_steps = module, config, total_steps

@@ -1,4 +1,4 @@
-"""The two trainable modules, policy and critic, over one backbone: what FSDP shards and what a micro-batch runs through."""
+"""The two trainable modules, policy and critic, over one backbone: what FSDP shards and a micro-batch runs through."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Inputs:
     token_ids: torch.Tensor  # [B, L]
     position_ids: torch.Tensor  # [3, B, L]
     visual_slots: torch.Tensor  # [V] flat positions in B*L of the prompts' placeholders
-    features: list[torch.Tensor]  # per distinct video: embeddings [n, hidden], or patches [t*h*w, d] for a trained tower
+    features: list[torch.Tensor]  # per distinct video: embeddings [n, hidden], or patches for a trained tower
     grids: list[Grid]
     feature_of_slot: list[int]  # per video placed in a prompt, in order: index into `features`
     predictors: torch.Tensor  # [N]
@@ -131,7 +131,7 @@ class CriticModule(Backbone):
         super().__init__(model, hf)
         head, embedding = hf.get_output_embeddings(), hf.get_input_embeddings()  # type: ignore[operator]
         head.weight.requires_grad_(head.weight is embedding.weight)  # no gradient reaches an untied head
-        self.value_head = nn.Linear(model.hf_config.get_text_config().hidden_size, 1, bias=False)
+        self.value_head = nn.Linear(model.hidden_size, 1, bias=False)
         nn.init.zeros_(self.value_head.weight)  # starts as the constant 0, so that early advantages are the returns
 
     def forward(self, inputs: Inputs) -> torch.Tensor:  # [N]

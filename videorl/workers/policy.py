@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -123,18 +124,24 @@ class Policy(TrainerGroup):
     """The driver's view of the policy's ranks: whole batches in, whole batches out."""
 
     def __init__(self, cluster: Cluster, config: Config, optim: OptimConfig | None, total_steps: int):
-        super().__init__(cluster, config.policy, cluster.group(PolicyWorker, config.policy.ranks, config, optim, total_steps))
+        super().__init__(
+            cluster, config.policy, cluster.group(PolicyWorker, config.policy.ranks, config, optim, total_steps)
+        )
 
     @classmethod
     def trained(cls, cluster: Cluster, config: Config) -> Policy:
-        return cls(cluster, config, config.policy.optim, config.total_steps * config.policy.mini_batches * config.policy.epochs)
+        return cls(
+            cluster, config, config.policy.optim, config.total_steps * config.policy.mini_batches * config.policy.epochs
+        )
 
     @classmethod
     def reference(cls, cluster: Cluster, config: Config, policy: Policy) -> Reference | None:
-        """What KL is measured against: nothing where none is asked for, the base model under a LoRA, else a frozen copy."""
+        """What KL is measured against, if it is: the base model under a LoRA, else a frozen copy."""
         if config.algorithm.kl is None:
             return None
-        return Reference(policy, base=True) if config.model.lora else Reference(cls(cluster, config, None, 0), base=False)
+        return (
+            Reference(policy, base=True) if config.model.lora else Reference(cls(cluster, config, None, 0), base=False)
+        )
 
     def compute_log_probs(self, batch: Batch) -> torch.Tensor:
         """Log-probabilities `[B, T]` of the response tokens under the current weights; 0 after a response's end."""

@@ -28,8 +28,15 @@ from videorl.workers.fsdp import (
 )
 from videorl.workers.modules import Backbone, make_inputs
 
-
-_PER_TOKEN = ("rollout_log_probs", "old_log_probs", "ref_log_probs", "values", "advantages", "returns", "importance_weights")
+_PER_TOKEN = (
+    "rollout_log_probs",
+    "old_log_probs",
+    "ref_log_probs",
+    "values",
+    "advantages",
+    "returns",
+    "importance_weights",
+)
 
 
 class Counts(NamedTuple):
@@ -99,7 +106,7 @@ class TrainerWorker(Worker):
         return Metrics(merge_metrics(shares), self.optimizer.step())
 
     def _micro_batches(self, batch: Batch) -> Iterator[tuple[list[int], Batch]]:
-        """(row indices, micro-batch), as many on every rank; what fills up is an empty list and a row without weight."""
+        """(row indices, micro-batch), as many on every rank; fillers have no indices and a row without weight."""
         parts = micro_batches(batch.row_tokens, self.trainer.micro_batch_tokens) if len(batch) else []
         for part in same_number_of_calls(parts, self.mesh, self.device):
             yield (part, batch.select(part)) if part is not None else ([], self._filler(batch))
@@ -109,11 +116,7 @@ class TrainerWorker(Worker):
         stop = self.model.stop_ids[0]
         columns = like.response_ids.shape[1]
         shape = (1, columns)
-        zeros = {
-            name: torch.zeros(shape)
-            for name in _PER_TOKEN
-            if getattr(like, name) is not None
-        }
+        zeros = {name: torch.zeros(shape) for name in _PER_TOKEN if getattr(like, name) is not None}
         return Batch(
             rows=(Row(id="filler", group="filler", token_ids=(stop,), media=(), seen=""),),
             response_ids=pad([[stop] * columns], torch.long),
