@@ -9,16 +9,17 @@ from __future__ import annotations
 import os
 import pickle
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import ray
+from ray.exceptions import GetTimeoutError
 
 from videorl.imports import fix_cpu_wheels
 
 fix_cpu_wheels()
 
-from verl.single_controller.base.worker import Worker  # noqa: E402
 from verl.single_controller.base.decorator import Dispatch, register  # noqa: E402
+from verl.single_controller.base.worker import Worker  # noqa: E402
 from verl.single_controller.ray import RayClassWithInitArgs, RayResourcePool, RayWorkerGroup  # noqa: E402
 
 if TYPE_CHECKING:
@@ -26,10 +27,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Cluster", "Worker", "all_ranks", "per_rank"]
 
-per_rank = register(dispatch_mode=Dispatch.ALL_TO_ALL)
+# Dispatch makes its members at run time, which no type checker sees
+per_rank = register(dispatch_mode=cast(Any, Dispatch).ALL_TO_ALL)
 """A worker method called with one list per argument, `list[i]` for rank i; returns the list of results."""
 
-all_ranks = register(dispatch_mode=Dispatch.ONE_TO_ALL)
+all_ranks = register(dispatch_mode=cast(Any, Dispatch).ONE_TO_ALL)
 """A worker method called with the same arguments on every rank; returns the list of results."""
 
 
@@ -150,7 +152,7 @@ class Cluster:
                 started = time.monotonic()
                 try:
                     ray.get(part.ready(), timeout=self.config.cluster.start_timeout)
-                except ray.exceptions.GetTimeoutError:
+                except GetTimeoutError:
                     raise TimeoutError(
                         f"{name} did not start within cluster.start_timeout={self.config.cluster.start_timeout:g} s; "
                         "raise it, or see the worker logs in Ray's session folder"

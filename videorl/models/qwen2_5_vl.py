@@ -40,6 +40,7 @@ class Qwen25VL:
         self.hf_config = cast(Any, AutoConfig.from_pretrained(self.path, **code))
         self.tokenizer = cast(Any, AutoTokenizer.from_pretrained(self.path, **code))
         self._processor = cast(Any, AutoVideoProcessor.from_pretrained(self.path, **code))
+        self.dtype: torch.dtype = getattr(torch, config.dtype)
         self.hidden_size: int = self.hf_config.get_text_config().hidden_size
         vision = self.hf_config.vision_config
         self.merge_size: int = vision.spatial_merge_size
@@ -175,9 +176,9 @@ class Qwen25VL:
 
     # -- the model -------------------------------------------------------------------------------------------------
 
-    def load(self, dtype: torch.dtype) -> nn.Module:
+    def load(self) -> nn.Module:
         return AutoModelForImageTextToText.from_pretrained(
-            self.path, dtype=dtype, attn_implementation="sdpa", trust_remote_code=self.config.trust_remote_code
+            self.path, dtype=self.dtype, attn_implementation="sdpa", trust_remote_code=self.config.trust_remote_code
         )
 
     def shell(self) -> nn.Module:
@@ -187,13 +188,14 @@ class Qwen25VL:
                 self.hf_config, trust_remote_code=self.config.trust_remote_code
             )
 
-    def load_vision(self, dtype: torch.dtype) -> nn.Module:
+    def load_vision(self) -> nn.Module:
         """The vision tower and merger alone; no other tensor of the checkpoint is read."""
         vision = Qwen2_5_VisionTransformerPretrainedModel._from_config(
             self.hf_config.vision_config, attn_implementation="sdpa"
         )
         vision.load_state_dict(dict(self._vision_tensors()))
-        return vision.to(dtype).eval().requires_grad_(False)
+        vision.eval().requires_grad_(False)
+        return cast(nn.Module, vision).to(self.dtype)
 
     def encode(self, vision: nn.Module, patches: Sequence[torch.Tensor], grids: Sequence[Grid]) -> list[torch.Tensor]:
         """Visual features `[t*h*w / merge², hidden]` of each video, in one pass of the tower."""

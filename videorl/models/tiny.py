@@ -117,7 +117,7 @@ def build_tiny_model(
         Qwen2_5_VLForConditionalGeneration,
         Qwen2_5_VLProcessor,
         Qwen2VLImageProcessor,
-        Qwen2VLVideoProcessor,
+        Qwen2VLVideoProcessor,  # type: ignore[attr-defined]
     )
 
     tokenizer = _train_tokenizer(texts)
@@ -202,12 +202,12 @@ def _train_tokenizer(texts: Iterable[str]) -> Qwen2Tokenizer:
     bpe = json.loads(backend.to_str())["model"]
     tokenizer = Qwen2Tokenizer(
         vocab=bpe["vocab"],
-        merges=[tuple(merge) for merge in bpe["merges"]],
+        merges=[tuple(merge) for merge in bpe["merges"]],  # type: ignore[arg-type]
         eos_token=IM_END,
         pad_token=END_OF_TEXT,
         extra_special_tokens=list(SPECIAL_TOKENS),
     )
-    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in RESPONSE_TAGS])
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in RESPONSE_TAGS])  # type: ignore[arg-type]
     return tokenizer
 
 
@@ -222,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         model = build_tiny_model(args.out, row_texts(rows), args.seed)
     except FileExistsError as error:
         parser.error(str(error))
-    print(f"{args.out}: {model.num_parameters():,} parameters, {model.config.text_config.vocab_size} token ids")
+    print(f"{args.out}: {model.num_parameters():,} parameters, {model.get_input_embeddings().num_embeddings} token ids")  # type: ignore[union-attr]
 
 
 if __name__ == "__main__":

@@ -277,7 +277,7 @@ def _is_constant(ticks: np.ndarray, frames_per_tick: Fraction) -> bool:
 
 
 def _stored_quarter_turns(container: InputContainer, stream: VideoStream) -> int:
-    sections = re.split(r"^  Stream #0:(\d+)", container.dumps_format(), flags=re.MULTILINE)
+    sections = re.split(r"^  Stream #0:(\d+)", container.dumps_format(), flags=re.MULTILINE)  # type: ignore[attr-defined]
     section = dict(zip(sections[1::2], sections[2::2], strict=True)).get(str(stream.index), "")
     found = re.search(r"^ +Display Matrix: rotation of (-?[\d.]+) degrees", section, flags=re.MULTILINE)
     return _quarter_turns(float(found[1])) if found else 0

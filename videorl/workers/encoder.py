@@ -25,10 +25,9 @@ class EncoderWorker:
         self.config = config
         self.model = open_model(config.model)
         self.source = open_source(config, self.model)
-        dtype = torch.bfloat16 if config.model.dtype == "bfloat16" else torch.float32
         self.tower = None
         if not config.model.train_vision:
-            self.tower = self.model.load_vision(dtype).to("cuda" if torch.cuda.is_available() else "cpu")
+            self.tower = self.model.load_vision().to("cuda" if torch.cuda.is_available() else "cpu")
 
     def ready(self) -> None:
         """Answers once the tower is loaded."""

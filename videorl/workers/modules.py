@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from videorl import contract
 from videorl.data.batch import Batch
@@ -110,7 +111,7 @@ class PolicyModule(Backbone):
         hidden = self.hidden(inputs)
         log_probs, entropies = [], []
         for rows, targets in zip(hidden.split(_LOGIT_ROWS), inputs.targets.split(_LOGIT_ROWS), strict=True):
-            chunk = torch.utils.checkpoint.checkpoint(self._chunk, rows, targets, temperature, use_reentrant=False)
+            chunk = checkpoint(self._chunk, rows, targets, temperature, use_reentrant=False)
             log_probs.append(chunk[0])
             entropies.append(chunk[1])
         return torch.cat(log_probs), torch.cat(entropies)

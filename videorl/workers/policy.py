@@ -102,8 +102,8 @@ class PolicyWorker(TrainerWorker):
     @all_ranks
     def publish(self, version: int) -> weight_sync.Weights | None:
         """Put the weights that training changes into the object store; rank 0 answers with their references."""
-        dtype = torch.bfloat16 if self.config.model.dtype == "bfloat16" else torch.float32
-        return weight_sync.publish(self._weights(trained_only=True), version, dtype, owner=dist.get_rank() == 0)
+        weights = self._weights(trained_only=True)
+        return weight_sync.publish(weights, version, self.model.dtype, owner=dist.get_rank() == 0)
 
     @all_ranks
     def export(self, folder: str) -> None:
@@ -112,9 +112,8 @@ class PolicyWorker(TrainerWorker):
         if dist.get_rank() == 0:
             path = Path(folder)
             path.mkdir(parents=True, exist_ok=True)
-            dtype = torch.bfloat16 if self.config.model.dtype == "bfloat16" else torch.float32
-            shell = self.model.shell()
-            shell.save_pretrained(path, state_dict={name: tensor.to(dtype) for name, tensor in tensors.items()})
+            state = {name: tensor.to(self.model.dtype) for name, tensor in tensors.items()}
+            self.model.shell().save_pretrained(path, state_dict=state)  # type: ignore[operator]
             for file in self.model.path.iterdir():
                 if file.suffix in (".json", ".txt", ".jinja") and not (path / file.name).exists():
                     shutil.copy(file, path / file.name)

@@ -66,7 +66,7 @@ class TrainerWorker(Worker):
         self.device, self.mesh = init_process_group()
         self.model: VideoModel = open_model(config.model)
         self.source: MediaSource = open_source(config, self.model)
-        hf = self.model.load(torch.bfloat16 if config.model.dtype == "bfloat16" else torch.float32)
+        hf = self.model.load()
         self.model.vision(hf).requires_grad_(config.model.train_vision and optim is not None)
         self.module = self.build(hf)
         if optim is None:

@@ -1,0 +1,101 @@
+# `make help` lists what there is. Everything runs in .venv, which is made from the lock whenever the lock changes.
+#   make PYTHON=python3.12 test       another interpreter
+#   make DEVICE=gpu install           the GPU lock and vLLM's CUDA build
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+DEVICE ?= cpu
+EXTRAS ?= dev
+SEED ?= 0
+
+LOCK := requirements/$(DEVICE).txt
+TORCH_INDEX := https://download.pytorch.org/whl/$(if $(filter gpu,$(DEVICE)),cu130,cpu)
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed-$(DEVICE)
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -c $(LOCK)
+QUICKSTART := data/quickstart
+
+# Small tensors: two threads beside another busy process are slower than one
+test test-fast test-gpu: export OMP_NUM_THREADS := 1
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: install
+install: $(INSTALLED) ## create .venv and install the lock
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v in ((3, 11), (3, 12)) or sys.exit(f"$(PYTHON) is Python {v[0]}.{v[1]}; videorl needs 3.11 or 3.12: make PYTHON=python3.12 install")'
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and by itself: where pip's own sources lack the CPU build, PyTorch's index has it.
+# setuptools before it: what is built from source is built with the locked one, not with the newest.
+$(INSTALLED): pyproject.toml $(LOCK) | $(BIN)/python
+	$(PIP) setuptools
+	$(PIP) torch || $(PIP) --extra-index-url $(TORCH_INDEX) torch
+	$(PIP) --no-build-isolation --use-pep517 -e '.[$(DEVICE),$(EXTRAS)]'
+	touch $@
+
+.PHONY: quickstart
+quickstart: $(QUICKSTART)/model/model.safetensors ## make data and a tiny model, train it, show what it learned
+	$(BIN)/python -m videorl.sft recipe=quickstart seed=$(SEED)
+	$(BIN)/python -m videorl.train recipe=quickstart seed=$(SEED)
+
+.PHONY: quickstart-ppo
+quickstart-ppo: $(QUICKSTART)/model/model.safetensors ## the same with PPO, from the same cold start
+	$(BIN)/python -m videorl.sft recipe=quickstart seed=$(SEED)
+	$(BIN)/python -m videorl.train recipe=quickstart_ppo seed=$(SEED)
+
+.PHONY: quickstart-data
+quickstart-data: $(INSTALLED)
+	$(BIN)/python -m videorl.data.synthetic --out $(QUICKSTART) --seed $(SEED)
+
+$(QUICKSTART)/model/model.safetensors: | quickstart-data
+	$(BIN)/python -m videorl.models.tiny --out $(@D) --texts $(QUICKSTART)/sft.jsonl --seed $(SEED)
+
+.PHONY: test
+test: $(INSTALLED) ## every test that needs no GPU
+	$(BIN)/python -m pytest -m "not gpu"
+
+.PHONY: test-fast
+test-fast: $(INSTALLED) ## unit tests alone
+	$(BIN)/python -m pytest -m "not e2e and not gpu"
+
+.PHONY: test-gpu
+test-gpu: $(INSTALLED) ## tests that need a GPU: make DEVICE=gpu test-gpu
+	$(BIN)/python -m pytest -m gpu
+
+.PHONY: lint
+lint: $(INSTALLED) ## ruff: rules and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: typecheck
+typecheck: $(INSTALLED) ## pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+.PHONY: format
+format: $(INSTALLED) ## rewrite the code as `make lint` wants it
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: lock
+lock: $(BIN)/python ## resolve pyproject.toml into requirements/*.txt (UPGRADE=1: newest versions)
+	$(BIN)/python requirements/lock.py $(if $(UPGRADE),--upgrade)
+
+.PHONY: docker-cpu
+docker-cpu: ## build the image videorl:cpu
+	docker build -f docker/Dockerfile.cpu -t videorl:cpu .
+
+.PHONY: docker-gpu
+docker-gpu: ## build the image videorl:gpu
+	docker build -f docker/Dockerfile.gpu -t videorl:gpu .
+
+.PHONY: clean
+clean: ## remove caches and build leftovers; .venv, data/ and runs/ stay
+	rm -rf build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
