@@ -88,7 +88,9 @@ def test_placeholders_are_expanded_in_order():
     assert expand_placeholders((), (), VIDEO) == []
 
 
-@pytest.mark.parametrize(("ids", "count", "word"), [([VIDEO, VIDEO], 1, "more"), ([1], 1, "fewer"), ([VIDEO], 0, "more")])
+@pytest.mark.parametrize(
+    ("ids", "count", "word"), [([VIDEO, VIDEO], 1, "more"), ([1], 1, "fewer"), ([VIDEO], 0, "more")]
+)
 def test_placeholders_and_videos_must_be_as_many(ids, count, word):
     with pytest.raises(ValueError, match=f"{word} video placeholders in the prompt than its {count} videos"):
         expand_placeholders(ids, [make_media(str(i)) for i in range(count)], VIDEO)
