@@ -17,6 +17,7 @@ from ray.exceptions import GetTimeoutError
 from videorl.imports import fix_cpu_wheels
 
 fix_cpu_wheels()
+os.environ.setdefault("VERL_LOGGING_LEVEL", "ERROR")  # it warns at import that there is no accelerator
 
 from verl.single_controller.base.decorator import Dispatch, register  # noqa: E402
 from verl.single_controller.base.worker import Worker  # noqa: E402
@@ -55,8 +56,8 @@ class Cluster:
         workers = num_workers(config)
         options: dict[str, Any] = {
             "runtime_env": {"env_vars": worker_environment(config.cluster.threads)},
-            "log_to_driver": True,
-            "logging_level": "warning",
+            "log_to_driver": False,  # an error reaches the driver as an exception; the rest stays in Ray's session folder
+            "logging_level": "error",
         }
         os.environ.setdefault("RAY_worker_niceness", "0")  # at nice 15 workers starve beside a busy driver
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

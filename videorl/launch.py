@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,12 +40,14 @@ def main(run: Callable[[Config], None], config_name: str, argv: list[str] | None
 
 
 def _run(run: Callable[[Config], int | None], config: Config) -> int:
+    # Preemption ends a run as Ctrl-C does: `with` blocks close, workers stop, the last checkpoint stands
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         return run(config) or 0
     except KeyboardInterrupt:
         print(f"stopped; the same command resumes {config.run.dir}", file=sys.stderr)
         return 130
-    except (DataError, ConfigError, FileNotFoundError) as error:
+    except (DataError, ConfigError) as error:
         # What the user's own files or choices cause needs a sentence, not a traceback
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -270,10 +270,15 @@ def _local_checkpoint(config: ModelConfig) -> Path:
     path = Path(config.path)
     if path.is_dir():
         return path.resolve()
-    if config.path.startswith((".", "/", "~")) or config.path.count("/") > 1:
-        raise FileNotFoundError(f"model.path: {config.path}: no such folder; give a checkpoint folder or a hub name")
-    from huggingface_hub import snapshot_download
+    looks_local = config.path.startswith((".", "/", "~")) or config.path.count("/") != 1
+    if not looks_local:
+        from huggingface_hub import snapshot_download
 
-    return Path(
-        snapshot_download(config.path, revision=config.revision, allow_patterns=["*.json", "*.safetensors", "*.txt"])
-    )
+        try:
+            wanted = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
+            return Path(snapshot_download(config.path, revision=config.revision, allow_patterns=wanted))
+        except Exception as error:  # of many kinds: offline, no such name, gated, bad revision
+            raise DataError(
+                "no_model", f"model.path: {config.path}: no such folder, and the hub answers: {error}"
+            ) from error
+    raise DataError("no_model", f"model.path: {config.path}: no such folder; give a checkpoint folder or a hub name")

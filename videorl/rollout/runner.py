@@ -49,8 +49,11 @@ class Runner:
             return rollout
 
         async def all_groups() -> list[RolloutGroup]:
-            async with asyncio.TaskGroup() as tasks:
-                groups = [[tasks.create_task(one(prompt, i)) for i in range(group_size)] for prompt in prompts]
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    groups = [[tasks.create_task(one(prompt, i)) for i in range(group_size)] for prompt in prompts]
+            except ExceptionGroup as failed:
+                raise failed.exceptions[0] from None  # the others are its like, or follow from it
             return [
                 RolloutGroup(prompt=prompt, rollouts=tuple(task.result() for task in group))
                 for prompt, group in zip(prompts, groups, strict=True)

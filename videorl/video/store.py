@@ -52,9 +52,11 @@ class Store:
         self._db = sqlite3.connect(
             self.folder / "index.sqlite", timeout=60, check_same_thread=False, isolation_level=None
         )
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=NORMAL")
-        self._db.execute(_SCHEMA)
+        with open(self.folder / "index.lock", "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # to change the journal, SQLite does not wait its timeout: it fails
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.execute(_SCHEMA)
 
     def __contains__(self, key: str) -> bool:
         return self.get(key) is not None
