@@ -56,7 +56,7 @@ class Cluster:
         workers = num_workers(config)
         options: dict[str, Any] = {
             "runtime_env": {"env_vars": worker_environment(config.cluster.threads)},
-            "log_to_driver": False,  # an error reaches the driver as an exception; the rest stays in Ray's session folder
+            "log_to_driver": False,  # errors reach the driver as exceptions; the rest is in Ray's session folder
             "logging_level": "error",
         }
         os.environ.setdefault("RAY_worker_niceness", "0")  # at nice 15 workers starve beside a busy driver

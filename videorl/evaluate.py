@@ -83,7 +83,7 @@ def _accuracies(groups: Sequence[RolloutGroup]) -> tuple[list[list[float]], floa
 
 
 def constant_baselines(prompts: Sequence[RenderedPrompt]) -> dict[str, float]:
-    """What the best answer that ignores the video scores, named like the evaluation's metrics: for each source the most
+    """What the best answer that ignores the video scores, named like the evaluation's metrics: `accuracy` over all, and for each source: the most
     frequent choice or number, for grounding the best interval of whole seconds (its mean IoU, and its recall)."""
     accuracy = load("accuracy")
     by_source: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -104,6 +104,9 @@ def constant_baselines(prompts: Sequence[RenderedPrompt]) -> dict[str, float]:
                 value = _mean([each[index][1][0] for each in scores])
                 key = f"accuracy/{name}"
                 best[key] = max(best.get(key, 0.0), value)
+    if by_source:
+        sizes = {source: len(rows) for source, rows in by_source.items()}
+        best["accuracy"] = sum(best[f"accuracy/{name}"] * size for name, size in sizes.items()) / sum(sizes.values())
     return best
 
 

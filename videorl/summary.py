@@ -20,13 +20,13 @@ _SMALLEST_PARITY = 1e-9  # below float32's resolution of a log-prob; keeps exact
 
 
 def compute_summary(history: History, baselines: Mapping[str, float]) -> dict[str, Any]:
-    """First and last value of every `eval/*` metric and of `reward/mean`, the steps they are of, and the time spent.
+    """First and last value of every `eval/*` metric, of `reward/mean` and of a supervised loss, the steps they are of, and the time spent.
 
     `baselines` are the scores of the best constant answer, named like the evaluation's metrics, e.g. "accuracy".
     """
     names = [name for metrics in history for name in metrics if name.startswith("eval/")]
     rows: dict[str, dict[str, float]] = {}
-    for name in dict.fromkeys([*names, "reward/mean"]):
+    for name in dict.fromkeys([*names, "reward/mean", "policy/loss"]):
         steps, values = _points(history, name)
         if values:
             rows[name] = {"before": values[0], "after": values[-1], "before_step": steps[0], "after_step": steps[-1]}

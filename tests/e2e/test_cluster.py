@@ -12,9 +12,10 @@ from videorl.cluster import Cluster
 
 @pytest.fixture(scope="module")
 def echo(stack):
-    from ranks import EchoWorker
+    import ranks
 
-    group = stack.cluster.group(EchoWorker, 2, "hello")
+    ray.cloudpickle.register_pickle_by_value(ranks)  # worker processes cannot import test modules
+    group = stack.cluster.group(ranks.EchoWorker, 2, "hello")
     yield group
     for worker in group.workers:
         ray.kill(worker)
