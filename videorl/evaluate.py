@@ -83,8 +83,10 @@ def _accuracies(groups: Sequence[RolloutGroup]) -> tuple[list[list[float]], floa
 
 
 def constant_baselines(prompts: Sequence[RenderedPrompt]) -> dict[str, float]:
-    """What the best answer that ignores the video scores, named like the evaluation's metrics: `accuracy` over all, and for each source: the most
-    frequent choice or number, for grounding the best interval of whole seconds (its mean IoU, and its recall)."""
+    """What the best answer that ignores the video scores, named like the evaluation's metrics: over all and by source.
+
+    That is the most frequent choice or number, and for grounding the best interval of whole seconds.
+    """
     accuracy = load("accuracy")
     by_source: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for prompt in prompts:
