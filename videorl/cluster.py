@@ -63,6 +63,8 @@ class Cluster:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         if config.cluster.address == "local":
             # CPUs are only Ray's admission counters: without a GPU all workers share the cores whatever the number says
+            # Where the driver is killed, Ray's agents try for so many seconds to tell the dead head before they end
+            os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
             options |= {
                 "address": "local",
                 "num_cpus": config.cluster.num_cpus or max(os.cpu_count() or 1, workers + 1),

@@ -20,7 +20,7 @@ _SMALLEST_PARITY = 1e-9  # below float32's resolution of a log-prob; keeps exact
 
 
 def compute_summary(history: History, baselines: Mapping[str, float]) -> dict[str, Any]:
-    """First and last value of each `eval/*`, of `reward/mean` and of a supervised loss, their steps, and the time spent.
+    """First and last value of each `eval/*`, of `reward/mean` and of a supervised loss, their steps, and the time.
 
     `baselines` are the scores of the best constant answer, named like the evaluation's metrics, e.g. "accuracy".
     """

@@ -125,3 +125,168 @@ def stack(workspace):
         cluster.wait(encoders=encoders, engines=engines, policy=policy)
         engines.load_weights(policy.publish(version=0))
         yield Stack(workspace, config, model, source, cluster, encoders, engines, policy)
+
+
+# --- whole runs ------------------------------------------------------------------------------------------------------
+
+
+class Program:
+    """`python -m videorl.<module> run.dir=<folder>/run KEY=VALUE...` in a folder, as a user starts it there.
+
+    The program's Ray and all other processes that come of it are known by a variable in their environment and by their
+    parents, so that a test can wait until the last one is gone.
+    """
+
+    def __init__(self, module: str, folder: Path, *overrides: str):
+        self.folder, self.run_dir = folder, folder / "run"
+        self._mark = f"VIDEORL_TEST_PROGRAM={uuid.uuid4().hex}"
+        self._seen: dict[int, str] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        self._out, self._err = (folder / f"{module}.{self._mark[-8:]}.{name}" for name in ("out", "err"))
+        name, value = self._mark.split("=")
+        # files, not pipes: a process that outlived the program would keep a pipe open
+        with self._out.open("w") as out, self._err.open("w") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", f"videorl.{module}", f"run.dir={self.run_dir}", *overrides],
+                cwd=folder, env=clean_environment() | {name: value}, stdout=out, stderr=err,
+            )  # fmt: skip
+
+    @property
+    def out(self) -> str:
+        return self._out.read_text()
+
+    @property
+    def err(self) -> str:
+        return self._err.read_text()
+
+    def wait(self, timeout: float = 300) -> int:
+        """The exit code. A program that takes too long is killed and fails the test."""
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            pytest.fail(f"no end after {timeout} s: {self.out[-2000:]}\n{self.err[-4000:]}")
+
+    def succeed(self) -> Program:
+        assert self.wait() == 0, self.out[-2000:] + self.err[-4000:]
+        return self
+
+    def until(self, condition: Callable[[], bool], timeout: float = 300) -> None:
+        """Wait for something that the running program does."""
+        wait_until(lambda: condition() or self.process.poll() is not None, timeout)
+        assert condition(), f"ended with {self.process.poll()} before that: {self.out[-2000:]}\n{self.err[-4000:]}"
+
+    def kill(self) -> None:
+        """SIGKILL, to the driver alone."""
+        self._seen |= descendants(self.process.pid)
+        self.process.kill()
+        self.process.wait()
+
+    def remaining(self) -> dict[int, str]:
+        """What still runs of the program and of all that it started, as {pid: name}."""
+        alive = {pid: name for pid, name in self._seen.items() if process_name(pid) == name}
+        for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+            with suppress(OSError):  # ended meanwhile
+                if self._mark.encode() in Path(f"/proc/{pid}/environ").read_bytes() and (name := process_name(pid)):
+                    alive[pid] = name
+        return alive
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl or rollouts.jsonl so far."""
+        path = self.run_dir / f"{name}.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def metrics(self) -> dict[int, dict[str, float]]:
+        """{step: metrics}."""
+        return {line["step"]: line for line in self.lines("metrics")}
+
+    def prompts(self) -> dict[int, list[str]]:
+        """{step: prompt ids in the order of the batch}."""
+        steps: dict[int, dict[str, None]] = {}
+        for line in self.lines("rollouts"):
+            steps.setdefault(line["step"], {})[line["prompt_id"]] = None
+        return {step: list(ids) for step, ids in steps.items()}
+
+
+def clean_environment() -> dict[str, str]:
+    """What a user's shell has: nothing of Ray's, whatever tests before this one started; the checkout can be imported."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "VLLM_"))}
+    return inherited | {"PYTHONPATH": str(ROOT)}
+
+
+def process_name(pid: int) -> str | None:
+    """`name@start time` of a process, which no other process ever has with this pid; None where it has ended."""
+    try:
+        name, _, fields = Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(")")
+    except OSError:
+        return None
+    state, *others = fields.split()
+    return None if state in "ZX" else f"{name}@{others[18]}"
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """All processes below one, as {pid: name}."""
+    found: dict[int, str] = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in map(int, (task / "children").read_text().split()):
+            if name := process_name(child):
+                found |= {child: name} | descendants(child)
+    return found
+
+
+def wait_until(condition: Callable[[], bool], timeout: float) -> bool:
+    """Whether it came true in time."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@pytest.fixture(scope="session")
+def program():
+    """`program(module, folder, *overrides)` starts a `Program`; none of them outlives the tests."""
+    started: list[Program] = []
+
+    def start(module: str, folder: Path, *overrides: str) -> Program:
+        started.append(Program(module, folder, *overrides))
+        return started[-1]
+
+    yield start
+    for each in started:
+        if each.process.poll() is None:
+            each.kill()
+
+
+MY_CODE = '''
+import pathlib
+
+from videorl.algorithms.losses import vanilla
+from videorl.rollout.vllm_engine import VLLMEngine
+
+
+def length(response, row, *, per):
+    """A random model has no other skill that differs from rollout to rollout."""
+    return min(1.0, len(response) / per)
+
+
+def even(response, row):
+    return float(len(response) % 2 == 0)
+
+
+def half(inputs, algorithm):
+    losses, _ = vanilla(inputs, algorithm)
+    return losses / 2, {"mine": losses.detach() * 0 + 7}
+
+
+class CountingEngine(VLLMEngine):
+    def __init__(self, config, index):
+        super().__init__(config, index)
+        self.log = pathlib.Path(config.run.dir) / f"engine-{index}"
+
+    async def generate(self, request):
+        with self.log.open("a") as file:
+            file.write(".")
+        return await super().generate(request)
+'''
