@@ -250,10 +250,11 @@ def configs_folder() -> Path:
     return inside if inside.is_dir() else Path(__file__).parent.parent / "configs"
 
 
-def compose_config(name: str, overrides: list[str], extra_dir: str | None = None) -> dict[str, Any]:
-    """Compose `configs/<name>.yaml` with overrides into a plain dict, interpolations resolved.
+def compose_config(name: str, overrides: list[str], extra_dir: str | None = None) -> tuple[dict[str, Any], list[str]]:
+    """`configs/<name>.yaml` with overrides as a plain dict, interpolations resolved; and what is wrong with them.
 
-    `extra_dir` holds further recipes and groups. Every override that does not compose is reported, not the first only.
+    `extra_dir` holds further recipes and groups. Overrides that do not compose are reported and left out. Raises
+    ConfigError where nothing composes, as for an unknown recipe.
     """
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
@@ -261,43 +262,51 @@ def compose_config(name: str, overrides: list[str], extra_dir: str | None = None
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
+    errors = (HydraException, OmegaConfBaseException, YAMLError)
     search = [f"hydra.searchpath=[file://{Path(extra_dir).resolve()}]"] if extra_dir else []
 
     def attempt(chosen: list[str]) -> Any:
         with initialize_config_dir(str(configs_folder()), version_base="1.3"):
             return compose(name, overrides=search + chosen)
 
-    groups = [override for override in overrides if override.split("=")[0].split("@")[0] in _group_names(extra_dir)]
+    problems: list[str] = []
     try:
         composed = attempt(overrides)
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        problems = []
+    except errors:
+        names = _group_names(extra_dir)
+        good = [override for override in overrides if override.split("=")[0] in names]
         try:
-            base = attempt(groups)
-        except (HydraException, OmegaConfBaseException, YAMLError):
-            raise ConfigError([_one_line(error)]) from error
-        known = _dotted_keys(OmegaConf.to_container(base))
-        for override in (override for override in overrides if override not in groups):
-            try:
-                attempt([*groups, override])
-            except (HydraException, OmegaConfBaseException, YAMLError) as reason:
-                problems.append(_override_problem(override, known, reason))
-        raise ConfigError(problems or [_one_line(error)]) from error
-    if missing := sorted(OmegaConf.missing_keys(composed)):
-        raise ConfigError([f"{key}: has no default; give it as {key}=... on the command line" for key in missing])
+            known = _dotted_keys(OmegaConf.to_container(attempt(good)))
+            for override in (override for override in overrides if override not in good):
+                try:
+                    attempt([*good, override])
+                except errors as reason:
+                    problems.append(_override_problem(override, known, reason))
+                else:
+                    good.append(override)
+            composed = attempt(good)
+        except errors as error:
+            raise ConfigError([*problems, _one_line(error)]) from error
+    problems += [
+        f"{key}: has no default; give it as {key}=... on the command line"
+        for key in sorted(OmegaConf.missing_keys(composed))
+    ]
     try:
-        return OmegaConf.to_container(composed, resolve=True)  # type: ignore[return-value]
-    except OmegaConfBaseException as error:
-        raise ConfigError([_one_line(error)]) from error
+        return OmegaConf.to_container(composed, resolve=True), problems  # type: ignore[return-value]
+    except errors as error:
+        raise ConfigError([*problems, _one_line(error)]) from error
 
 
 def load_config(name: str, overrides: list[str], extra_dir: str | None = None) -> Config:
-    """The validated configuration; raises `ConfigError` with every problem the schema finds."""
-    values = compose_config(name, overrides, extra_dir)
+    """The validated configuration; raises `ConfigError` with every problem of the overrides and of the values."""
+    values, problems = compose_config(name, overrides, extra_dir)
     try:
-        return Config.model_validate(values)
+        config = Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError([_schema_problem(item, values) for item in error.errors()]) from error
+        raise ConfigError(problems + [_schema_problem(item, values) for item in error.errors()]) from error
+    if problems:
+        raise ConfigError(problems)
+    return config
 
 
 def _schema_problem(item: Any, values: dict[str, Any]) -> str:

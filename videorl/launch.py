@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import yaml
+
 from videorl.algorithms.names import ADVANTAGES, FIXED_LOSS_AGG, LOSSES, advantage_needs, needs_group
 from videorl.config import Config, ConfigError, compose_config, configs_folder, load_config
 from videorl.planning import dry_run
@@ -20,14 +22,13 @@ _USAGE = 2  # exit code of a configuration that cannot run
 
 def main(run: Callable[[Config], None], config_name: str, argv: list[str] | None = None) -> int:
     """Parse, validate and run; the exit code. 2: the configuration is wrong. 1: the run stopped on an error."""
-    arguments = _parser(run.__module__, run.__doc__ or "").parse_args(argv)
+    arguments = _parser(run.__doc__ or "").parse_args(argv)
     try:
         if arguments.cfg:
-            import yaml
-
-            print(
-                yaml.safe_dump(compose_config(config_name, arguments.overrides, arguments.config_dir), sort_keys=False)
-            )
+            values, problems = compose_config(config_name, arguments.overrides, arguments.config_dir)
+            print(yaml.safe_dump(values, sort_keys=False))
+            if problems:
+                raise ConfigError(problems)
             return 0
         config = load_config(config_name, arguments.overrides, arguments.config_dir)
         if problems := list(config_problems(config)):
@@ -53,10 +54,10 @@ def _run(run: Callable[[Config], int | None], config: Config) -> int:
         return 1
 
 
-def _parser(module: str, description: str) -> argparse.ArgumentParser:
+def _parser(description: str) -> argparse.ArgumentParser:
     recipes = sorted(path.stem for path in (configs_folder() / "recipe").glob("*.yaml"))
     parser = argparse.ArgumentParser(
-        prog=f"python -m {module}",
+        prog=f"python -m videorl.{Path(sys.argv[0]).stem}",
         description=description,
         epilog=f"recipes: {', '.join(recipes)}. Any key can be overridden: total_steps=3 policy.optim.lr=1e-6. "
         "`--cfg job` prints every key with its value; `dry_run=true` checks data, tokens and memory and exits.",

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +17,8 @@ from typing import Any
 import pytest
 
 pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def pytest_collection_modifyitems(items):
@@ -133,16 +140,17 @@ def stack(workspace):
 class Program:
     """`python -m videorl.<module> run.dir=<folder>/run KEY=VALUE...` in a folder, as a user starts it there.
 
-    The program's Ray and all other processes that come of it are known by a variable in their environment and by their
-    parents, so that a test can wait until the last one is gone.
+    `my_code.py` lies in that folder. The program's Ray and whatever else comes of it are known by a variable in their
+    environment and by their parents, so that a test can wait until the last one is gone.
     """
 
     def __init__(self, module: str, folder: Path, *overrides: str):
         self.folder, self.run_dir = folder, folder / "run"
         self._mark = f"VIDEORL_TEST_PROGRAM={uuid.uuid4().hex}"
-        self._seen: dict[int, str] = {}
+        self._seen: set[tuple[int, str]] = set()
         folder.mkdir(parents=True, exist_ok=True)
-        self._out, self._err = (folder / f"{module}.{self._mark[-8:]}.{name}" for name in ("out", "err"))
+        (folder / "my_code.py").write_text(MY_CODE)
+        self._out, self._err = (folder / f"{module}-{self._mark[-8:]}.{name}" for name in ("out", "err"))
         name, value = self._mark.split("=")
         # files, not pipes: a process that outlived the program would keep a pipe open
         with self._out.open("w") as out, self._err.open("w") as err:
@@ -165,16 +173,16 @@ class Program:
             return self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             self.kill()
-            pytest.fail(f"no end after {timeout} s: {self.out[-2000:]}\n{self.err[-4000:]}")
+            raise AssertionError(f"no end after {timeout} s: {self._tail()}") from None
 
     def succeed(self) -> Program:
-        assert self.wait() == 0, self.out[-2000:] + self.err[-4000:]
+        assert self.wait() == 0, self._tail()
         return self
 
     def until(self, condition: Callable[[], bool], timeout: float = 300) -> None:
         """Wait for something that the running program does."""
         wait_until(lambda: condition() or self.process.poll() is not None, timeout)
-        assert condition(), f"ended with {self.process.poll()} before that: {self.out[-2000:]}\n{self.err[-4000:]}"
+        assert condition(), f"exit code {self.process.poll()} before that: {self._tail()}"
 
     def kill(self) -> None:
         """SIGKILL, to the driver alone."""
@@ -182,55 +190,96 @@ class Program:
         self.process.kill()
         self.process.wait()
 
-    def remaining(self) -> dict[int, str]:
-        """What still runs of the program and of all that it started, as {pid: name}."""
-        alive = {pid: name for pid, name in self._seen.items() if process_name(pid) == name}
+    def leftovers(self, timeout: float) -> list[str]:
+        """Command lines of what still runs of the program and of all that it started, `timeout` seconds later."""
+        wait_until(lambda: not self._alive(), timeout)
+        return [Path(f"/proc/{pid}/cmdline").read_text() for pid in self._alive()]
+
+    def _alive(self) -> set[int]:
+        pids = {pid for pid, start in self._seen if start_time(pid) == start}
         for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
             with suppress(OSError):  # ended meanwhile
-                if self._mark.encode() in Path(f"/proc/{pid}/environ").read_bytes() and (name := process_name(pid)):
-                    alive[pid] = name
-        return alive
-
-    def lines(self, name: str) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl or rollouts.jsonl so far."""
-        path = self.run_dir / f"{name}.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+                if self._mark.encode() in Path(f"/proc/{pid}/environ").read_bytes():
+                    pids.add(pid)
+        return {pid for pid in pids if start_time(pid)}
 
     def metrics(self) -> dict[int, dict[str, float]]:
         """{step: metrics}."""
-        return {line["step"]: line for line in self.lines("metrics")}
+        return {line["step"]: line for line in self._lines("metrics.jsonl")}
 
-    def prompts(self) -> dict[int, list[str]]:
+    def rollouts(self) -> list[dict[str, Any]]:
+        return self._lines("rollouts.jsonl")
+
+    def batches(self) -> dict[int, list[str]]:
         """{step: prompt ids in the order of the batch}."""
         steps: dict[int, dict[str, None]] = {}
-        for line in self.lines("rollouts"):
+        for line in self.rollouts():
             steps.setdefault(line["step"], {})[line["prompt_id"]] = None
         return {step: list(ids) for step, ids in steps.items()}
 
+    def _lines(self, name: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.run_dir / name).read_text().splitlines()]
+
+    def _tail(self) -> str:
+        return f"{self.out[-2000:]}\n{self.err[-4000:]}"
+
+
+MY_CODE = '''
+import pathlib
+
+from videorl.algorithms.losses import vanilla
+from videorl.rollout.vllm_engine import VLLMEngine
+
+
+def length(response, row, *, per):
+    """The one thing in which the responses of a random model differ."""
+    return min(1.0, len(response) / per)
+
+
+def even(response, row):
+    return float(len(response) % 2 == 0)
+
+
+def half(inputs, algorithm):
+    losses, _ = vanilla(inputs, algorithm)
+    return losses / 2, {"mine": 7 + 0 * losses.detach()}
+
+
+class CountingEngine(VLLMEngine):
+    def __init__(self, config, index):
+        super().__init__(config, index)
+        self.log = pathlib.Path(config.run.dir) / f"engine-{index}"
+
+    async def generate(self, request):
+        with self.log.open("a") as file:
+            file.write(".")
+        return await super().generate(request)
+'''
+
 
 def clean_environment() -> dict[str, str]:
-    """What a user's shell has: nothing of Ray's, whatever tests before this one started; the checkout can be imported."""
+    """What a user's shell has: nothing of Ray's or vLLM's, whatever tests before this one set."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "VLLM_"))}
     return inherited | {"PYTHONPATH": str(ROOT)}
 
 
-def process_name(pid: int) -> str | None:
-    """`name@start time` of a process, which no other process ever has with this pid; None where it has ended."""
+def start_time(pid: int) -> str | None:
+    """What tells a process from a later one with its pid; None where it has ended."""
     try:
-        name, _, fields = Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(")")
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    state, *others = fields.split()
-    return None if state in "ZX" else f"{name}@{others[18]}"
+    return None if state in "ZX" else fields[18]
 
 
-def descendants(pid: int) -> dict[int, str]:
-    """All processes below one, as {pid: name}."""
-    found: dict[int, str] = {}
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in map(int, (task / "children").read_text().split()):
-            if name := process_name(child):
-                found |= {child: name} | descendants(child)
+def descendants(pid: int) -> set[tuple[int, str]]:
+    """(pid, start time) of all processes below one."""
+    found: set[tuple[int, str]] = set()
+    with suppress(OSError):  # ended meanwhile
+        for children in Path(f"/proc/{pid}/task").glob("*/children"):
+            for child in map(int, children.read_text().split()):
+                if start := start_time(child):
+                    found |= {(child, start)} | descendants(child)
     return found
 
 
@@ -246,7 +295,7 @@ def wait_until(condition: Callable[[], bool], timeout: float) -> bool:
 
 @pytest.fixture(scope="session")
 def program():
-    """`program(module, folder, *overrides)` starts a `Program`; none of them outlives the tests."""
+    """`program(module, folder, *overrides)` starts a `Program`; no driver outlives the tests."""
     started: list[Program] = []
 
     def start(module: str, folder: Path, *overrides: str) -> Program:
@@ -259,34 +308,37 @@ def program():
             each.kill()
 
 
-MY_CODE = '''
-import pathlib
+@dataclass(frozen=True)
+class Course:
+    """Three epochs of eight questions about six clips, and an exam of four with three more clips."""
 
-from videorl.algorithms.losses import vanilla
-from videorl.rollout.vllm_engine import VLLMEngine
-
-
-def length(response, row, *, per):
-    """A random model has no other skill that differs from rollout to rollout."""
-    return min(1.0, len(response) / per)
+    overrides: list[str]
+    num_clips: int = 6 + 3
+    rows: int = 8
+    steps: int = 6
 
 
-def even(response, row):
-    return float(len(response) % 2 == 0)
+@pytest.fixture(scope="session")
+def course(workspace, tmp_path_factory) -> Course:
+    folder = tmp_path_factory.mktemp("course")
+    lessons, exam = workspace.rows("train")[:6], workspace.rows("eval")[:3]
+    write_rows(folder / "lessons.jsonl", lessons + [row | {"id": f"{row['id']}-again"} for row in lessons[:2]])
+    write_rows(folder / "exam.jsonl", [*exam, lessons[0]])
+    term = "{target: 'my_code:length', weight: 1, requires: null, params: {per: 60}}"
+    return Course(
+        workspace.overrides(
+            f"data.path={folder}/lessons.jsonl", f"data.eval_path={folder}/exam.jsonl", f"store.dir={folder}/store",
+            "total_steps=6", "rollout.prompts_per_step=4", "rollout.group_size=4", "eval.samples=1", "run.eval_every=3",
+            f"+rewards.terms.length={term}", "algorithm.loss=my_code:half",
+        )
+    )  # fmt: skip
 
 
-def half(inputs, algorithm):
-    losses, _ = vanilla(inputs, algorithm)
-    return losses / 2, {"mine": losses.detach() * 0 + 7}
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-class CountingEngine(VLLMEngine):
-    def __init__(self, config, index):
-        super().__init__(config, index)
-        self.log = pathlib.Path(config.run.dir) / f"engine-{index}"
-
-    async def generate(self, request):
-        with self.log.open("a") as file:
-            file.write(".")
-        return await super().generate(request)
-'''
+@pytest.fixture(scope="session")
+def whole_run(program, course, tmp_path_factory) -> Program:
+    """The course from the first step to the last, on an empty store."""
+    return program("train", tmp_path_factory.mktemp("whole"), *course.overrides).succeed()
