@@ -36,7 +36,7 @@ $(INSTALLED): pyproject.toml $(LOCK)
 	@$(PYTHON) requirements/check.py $(DEVICE)
 	$(PYTHON) -m venv $(if $(ANOTHER),--clear) $(VENV)
 	$(PIP) setuptools
-	$(PIP) torch || $(PIP) --extra-index-url $(TORCH_INDEX) torch
+	$(PIP) torch 2>/dev/null || $(PIP) --extra-index-url $(TORCH_INDEX) torch
 	$(PIP) --no-build-isolation --use-pep517 -e '.[$(DEVICE),$(EXTRAS)]'
 	touch $@
 

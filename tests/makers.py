@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from clips import make_sampling
 
+from videorl.config import ModelConfig
 from videorl.types import Clip, Media, Prompt, RenderedPrompt, Rollout, RolloutGroup
 
 
@@ -62,3 +64,17 @@ def make_group(id: str, rewards: Sequence[float], length: int = 2) -> RolloutGro
     return RolloutGroup(
         prompt=prompt, rollouts=tuple(make_rollout(prompt, (5,) * length, reward=reward) for reward in rewards)
     )
+
+
+def make_model_config(path: str | Path, **changes) -> ModelConfig:
+    values = {
+        "family": "qwen2_5_vl",
+        "path": str(path),
+        "revision": None,
+        "build": None,
+        "dtype": "float32",
+        "train_vision": False,
+        "trust_remote_code": False,
+        "lora": None,
+    }
+    return ModelConfig.model_validate(values | changes)

@@ -11,7 +11,7 @@ from makers import make_clip, make_media
 
 from videorl.contract import AlignmentError, fingerprint, verify
 
-fixed = settings(derandomize=True, deadline=None, max_examples=200)
+fixed = settings(derandomize=True, deadline=None, max_examples=100)
 
 ids = st.lists(st.integers(0, 200_000), max_size=12)
 keys = st.text("0123456789abcdef", min_size=1, max_size=4)

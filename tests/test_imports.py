@@ -32,7 +32,7 @@ def test_load_object():
 
 @pytest.mark.parametrize("target", ["json", "json:", ":dumps", "", ".json:dumps"])
 def test_what_is_not_an_import_string(target):
-    with pytest.raises(ValueError, match="is not an import string; write it as 'package.module:name'"):
+    with pytest.raises(ValueError, match=r"is not an import string; write it as 'package.module:name'"):
         load_object(target)
 
 

@@ -62,8 +62,6 @@ class Cluster:
         os.environ.setdefault("RAY_worker_niceness", "0")  # at nice 15 workers starve beside a busy driver
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         if config.cluster.address == "local":
-            # so long (else 60 s) do Ray's agents outlive a killed driver: they try to reach the head that died with it
-            os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
             # CPUs are only Ray's admission counters: without a GPU all workers share the cores whatever the number says
             options |= {
                 "address": "local",

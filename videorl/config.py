@@ -262,6 +262,8 @@ def compose_config(name: str, overrides: list[str], extra_dir: str | None = None
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
+    if extra_dir and not Path(extra_dir).is_dir():
+        raise ConfigError([f"--config-dir: {extra_dir!r}, no such folder; give the one that holds your recipe/"])
     errors = (HydraException, OmegaConfBaseException, YAMLError)
     search = [f"hydra.searchpath=[file://{Path(extra_dir).resolve()}]"] if extra_dir else []
 
@@ -287,11 +289,11 @@ def compose_config(name: str, overrides: list[str], extra_dir: str | None = None
             composed = attempt(good)
         except errors as error:
             raise ConfigError([*problems, _one_line(error)]) from error
-    problems += [
-        f"{key}: has no default; give it as {key}=... on the command line"
-        for key in sorted(OmegaConf.missing_keys(composed))
-    ]
     try:
+        problems += [
+            f"{key}: has no default; give it as {key}=... on the command line"
+            for key in sorted(OmegaConf.missing_keys(composed))
+        ]
         return OmegaConf.to_container(composed, resolve=True), problems  # type: ignore[return-value]
     except errors as error:
         raise ConfigError([*problems, _one_line(error)]) from error
@@ -322,11 +324,17 @@ def _schema_problem(item: Any, values: dict[str, Any]) -> str:
 def _override_problem(override: str, known: set[str], reason: Exception) -> str:
     key = override.lstrip("+~").split("=")[0]
     if key not in known:
+        if key.startswith(_OPEN):
+            return f"{key}: no such entry; to add one, write +{override}"
         near = difflib.get_close_matches(key, known, n=1) or difflib.get_close_matches(
             key.split(".")[-1], [name.split(".")[-1] for name in known], n=1
         )
         return f"{key}: no such key" + (f"; did you mean {near[0]}?" if near else "; `--cfg job` shows every key")
     return f"{override}: {_one_line(reason)}"
+
+
+_OPEN = ("rewards.terms.", "data.instructions.", "rollout.engine_kwargs.", "algorithm.loss_options.")
+"""Mappings whose keys are the user's own."""
 
 
 def _one_line(error: Exception) -> str:

@@ -13,6 +13,7 @@ import yaml
 
 from videorl.algorithms.names import ADVANTAGES, FIXED_LOSS_AGG, LOSSES, advantage_needs, needs_group
 from videorl.config import Config, ConfigError, compose_config, configs_folder, load_config
+from videorl.imports import load_object
 from videorl.planning import dry_run
 from videorl.rewards.rubric import Rubric
 from videorl.types import DataError
@@ -33,11 +34,11 @@ def main(run: Callable[[Config], None], config_name: str, argv: list[str] | None
         config = load_config(config_name, arguments.overrides, arguments.config_dir)
         if problems := list(config_problems(config)):
             raise ConfigError(problems)
+        return _run(dry_run if config.dry_run else run, config)
     except ConfigError as error:
         for problem in error.problems:
             print(f"config: {problem}", file=sys.stderr)
         return _USAGE
-    return _run(dry_run if config.dry_run else run, config)
 
 
 def _run(run: Callable[[Config], int | None], config: Config) -> int:
@@ -48,8 +49,7 @@ def _run(run: Callable[[Config], int | None], config: Config) -> int:
     except KeyboardInterrupt:
         print(f"stopped; the same command resumes {config.run.dir}", file=sys.stderr)
         return 130
-    except (DataError, ConfigError) as error:
-        # What the user's own files or choices cause needs a sentence, not a traceback
+    except DataError as error:  # what the user's own files cause needs a sentence, not a traceback
         print(f"error: {error}", file=sys.stderr)
         return 1
 
@@ -73,7 +73,7 @@ def _parser(description: str) -> argparse.ArgumentParser:
 def config_problems(config: Config) -> Iterator[str]:
     """The rules that span sections: value, rule and remedy of each one that is broken."""
     yield from _batch_arithmetic(config)
-    yield from _algorithm(config)
+    yield from list(_unknown_names(config)) or _algorithm(config)
     yield from _model_and_data(config)
     for name in {"mean", "std"} & config.rewards.terms.keys():
         yield f"rewards.terms.{name}: is taken by the metric reward/{name}; give the term another name"
@@ -85,11 +85,6 @@ def config_problems(config: Config) -> Iterator[str]:
 
 def _batch_arithmetic(config: Config) -> Iterator[str]:
     rollout, data = config.rollout, config.data
-    if needs_group(config.algorithm.advantage) and rollout.group_size < 2:
-        yield (
-            f"rollout.group_size: {rollout.group_size}, algorithm.advantage={config.algorithm.advantage} compares the "
-            "rollouts of a prompt; set at least 2, or take an advantage without groups such as gae"
-        )
     for name, trainer in (("policy", config.policy), ("critic", config.critic)):
         if trainer is None:
             continue
@@ -118,18 +113,31 @@ def _batch_arithmetic(config: Config) -> Iterator[str]:
         )
 
 
+def _unknown_names(config: Config) -> Iterator[str]:
+    """What is given by a name or an import string that leads nowhere."""
+    for key, value, names in (
+        ("algorithm.advantage", config.algorithm.advantage, tuple(ADVANTAGES)),
+        ("algorithm.loss", config.algorithm.loss, LOSSES),
+        ("rollout.engine", config.rollout.engine, ("vllm",)),
+    ):
+        if ":" in value:
+            try:
+                load_object(value)
+            except ValueError as error:
+                yield f"{key}: {error}"
+        elif value not in names:
+            near = difflib.get_close_matches(value, names, n=1)
+            rule = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(names)}, or give 'my_pkg:name'"
+            yield f"{key}: {value!r} is not known; {rule}"
+
+
 def _algorithm(config: Config) -> Iterator[str]:
     algorithm = config.algorithm
-    for key, value, names in (
-        ("advantage", algorithm.advantage, list(ADVANTAGES)),
-        ("loss", algorithm.loss, list(LOSSES)),
-    ):
-        if value not in names and ":" not in value:
-            near = difflib.get_close_matches(value, names, n=1)
-            yield f"algorithm.{key}: {value!r}, " + (
-                f"did you mean {near[0]}?" if near else f"one of {', '.join(names)}"
-            )
-            return
+    if needs_group(algorithm.advantage) and config.rollout.group_size < 2:
+        yield (
+            f"rollout.group_size: {config.rollout.group_size}, algorithm.advantage={algorithm.advantage} compares the "
+            "rollouts of a prompt; set at least 2, or take an advantage without groups such as gae"
+        )
     if unavailable := advantage_needs(algorithm.advantage) - {
         "groups",
         "values",

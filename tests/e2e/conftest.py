@@ -190,10 +190,14 @@ class Program:
         self.process.kill()
         self.process.wait()
 
-    def leftovers(self, timeout: float) -> list[str]:
-        """Command lines of what still runs of the program and of all that it started, `timeout` seconds later."""
-        wait_until(lambda: not self._alive(), timeout)
-        return [Path(f"/proc/{pid}/cmdline").read_text() for pid in self._alive()]
+    def leftovers(self, timeout: float, but: Sequence[str] = ()) -> set[str]:
+        """Names of what still runs of the program and of all that it started, `timeout` seconds later."""
+
+        def names() -> set[str]:
+            return {process_name(pid) for pid in self._alive()} - {None, *but}
+
+        wait_until(lambda: not names(), timeout)
+        return names()
 
     def _alive(self) -> set[int]:
         pids = {pid for pid, start in self._seen if start_time(pid) == start}
@@ -270,6 +274,14 @@ def start_time(pid: int) -> str | None:
     except OSError:
         return None
     return None if state in "ZX" else fields[18]
+
+
+def process_name(pid: int) -> str | None:
+    """`ray::PolicyWorker` or the command; None where it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip() or None
+    except OSError:
+        return None
 
 
 def descendants(pid: int) -> set[tuple[int, str]]:

@@ -57,18 +57,21 @@ UNLIKE = ("time/", "video/", "run/", "driver/bytes", "rollout/prefix_cached")
 """What may differ: clocks; work that the store saves; saves between two steps; how numbers are spelled; and how many
 requests reached the engine after a sibling had left its prompt in the cache."""
 
+RAY_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+"""Idle processes of a Ray node, which try for 60 s to reach a head that died with the driver."""
+
 
 @dataclass(frozen=True)
 class Interrupted:
     refused: Any  # a second program, while the first had the folder
     before: list[str]  # lines of metrics.jsonl when the first was killed
-    orphans: list[str]
+    orphans: set[str]
     resumed: Any
 
 
 @pytest.fixture(scope="module")
 def interrupted(program, course, whole_run, tmp_path_factory) -> Interrupted:
-    """The whole run again in a folder of its own, on the same data and store, killed in the step after `KILLED_AFTER`."""
+    """The whole run in another folder, on the same data and store, killed in the step after `KILLED_AFTER`."""
     folder = tmp_path_factory.mktemp("interrupted")
     killed = program("train", folder, *course.overrides)
     killed.until((killed.run_dir / "config.yaml").exists)
@@ -78,8 +81,9 @@ def interrupted(program, course, whole_run, tmp_path_factory) -> Interrupted:
     killed.kill()
     before = (killed.run_dir / "metrics.jsonl").read_text().splitlines()
     resumed = program("train", folder, *course.overrides)
-    orphans = killed.leftovers(timeout=30)
-    return Interrupted(refused, before, orphans, resumed.succeed())
+    orphans = killed.leftovers(30, but=RAY_AGENTS)
+    resumed.succeed()
+    return Interrupted(refused, before, orphans | killed.leftovers(60), resumed)
 
 
 def test_a_second_program_in_the_folder_is_refused(interrupted):
@@ -89,7 +93,7 @@ def test_a_second_program_in_the_folder_is_refused(interrupted):
 
 
 def test_a_killed_program_leaves_no_process(interrupted):
-    assert interrupted.orphans == []
+    assert interrupted.orphans == set()
 
 
 def test_a_resumed_run_keeps_every_step_that_has_a_checkpoint(interrupted):
@@ -105,14 +109,15 @@ def test_a_resumed_run_keeps_every_step_that_has_a_checkpoint(interrupted):
 def test_a_resumed_run_is_the_run_that_was_never_killed(whole_run, interrupted):
     assert interrupted.resumed.batches() == whole_run.batches()
     assert interrupted.resumed.rollouts() == whole_run.rollouts()
-    resumed, whole = (
-        {step: {name: value for name, value in line.items() if not name.startswith(UNLIKE)} for step, line in run.items()}
-        for run in (interrupted.resumed.metrics(), whole_run.metrics())
-    )
+    resumed, whole = interrupted.resumed.metrics(), whole_run.metrics()
     assert resumed.keys() == whole.keys()
     for step in whole:
         # log-probs depend in their last bits on which requests an engine step happened to join
-        assert resumed[step] == pytest.approx(whole[step], rel=1e-5, abs=1e-5), f"step {step}"
+        assert alike(resumed[step]) == pytest.approx(alike(whole[step]), rel=1e-5, abs=1e-5), f"step {step}"
+
+
+def alike(line: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in line.items() if not name.startswith(UNLIKE)}
 
 
 def test_a_second_run_on_the_same_store_decodes_and_encodes_nothing(interrupted):
@@ -122,6 +127,7 @@ def test_a_second_run_on_the_same_store_decodes_and_encodes_nothing(interrupted)
 
 
 def test_weights_of_the_resumed_run_are_those_of_the_whole_run(whole_run, interrupted):
-    whole, resumed = (load_file(run.run_dir / "export" / "model.safetensors") for run in (whole_run, interrupted.resumed))
+    runs = (whole_run, interrupted.resumed)
+    whole, resumed = (load_file(run.run_dir / "export" / "model.safetensors") for run in runs)
     assert whole.keys() == resumed.keys()
     assert max(float((whole[name] - resumed[name]).abs().max()) for name in whole) <= 1e-6

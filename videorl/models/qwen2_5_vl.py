@@ -89,13 +89,13 @@ class Qwen25VL:
     def render(self, prompt: Prompt, media: Sequence[Media], plans: Sequence[FramePlan]) -> RenderedPrompt:
         """Apply the chat template. Refuses text that spells a special token: it would forge a turn or a video."""
         for message in prompt.messages:
-            for text in _texts(message["content"]):
-                if forged := [token for token in self.tokenizer.all_special_tokens if token in text]:
-                    raise DataError(
-                        "special_token",
-                        f"sample {prompt.id}: its text contains {forged[0]!r}, which only the template may write; "
-                        "remove it from the row",
-                    )
+            text = _text(message["content"])
+            if forged := [token for token in self.tokenizer.all_special_tokens if token in text]:
+                raise DataError(
+                    "special_token",
+                    f"sample {prompt.id}: its text contains {forged[0]!r}, which only the template may write; "
+                    "remove it from the row",
+                )
         token_ids = self.tokenizer.apply_chat_template(
             list(prompt.messages), add_generation_prompt=True, tokenize=True, return_dict=False
         )
@@ -262,8 +262,9 @@ class Qwen25VL:
         return tensors
 
 
-def _texts(content: str | list[dict[str, Any]]) -> list[str]:
-    return [content] if isinstance(content, str) else [part["text"] for part in content if part["type"] == "text"]
+def _text(content: str | list[dict[str, Any]]) -> str:
+    """All text of a message, joined as the template joins it: two parts could spell a token between them."""
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
 
 
 def _local_checkpoint(config: ModelConfig) -> Path:

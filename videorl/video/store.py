@@ -83,7 +83,7 @@ class Store:
             size, checksum = temporary.stat().st_size, _checksum(temporary)
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
-            with self._lock:
+            with self._lock, self._writing():
                 path = self._path(key)
                 path.parent.mkdir(exist_ok=True)
                 os.replace(temporary, path)
@@ -122,21 +122,29 @@ class Store:
         """An entry of the index; None where its file is gone or altered, and then the entry is forgotten."""
         from safetensors import SafetensorError, safe_open
 
-        path = self._path(key)
         try:
-            stat = path.stat()
-            version = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-            if self._verified.get(key) == version or (stat.st_size == size and _checksum(path) == checksum):
-                with safe_open(str(path), framework="pt") as reader:
-                    tensor = reader.get_tensor("data")
-                self._verified[key] = version
-                return tensor
+            with open(self._path(key), "rb") as file:
+                path = Path(f"/dev/fd/{file.fileno()}")  # this very file, though others replace or evict it meanwhile
+                stat = os.fstat(file.fileno())
+                version = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+                if self._verified.get(key) == version or (stat.st_size == size and _checksum(path) == checksum):
+                    with safe_open(str(path), framework="pt") as reader:
+                        tensor = reader.get_tensor("data")
+                    self._verified[key] = version
+                    return tensor
             self.stats.corrupt += 1
         except (SafetensorError, OSError) as error:
-            # a file that is not there was deleted, or evicted by another process just now: that is no damage
             self.stats.corrupt += not isinstance(error, FileNotFoundError)
-        self._forget(key)
+        with self._writing():
+            self._forget(key)
         return None
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Files and index change together, in one process at a time; else a file could stay that no row counts."""
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
 
     def _forget(self, key: str) -> None:
         self._path(key).unlink(missing_ok=True)

@@ -1,0 +1,172 @@
+"""Groups to tensors by hand; cuts of a batch lose no row, split no group and keep their bounds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from makers import make_group, make_media, make_rendered, make_rollout
+
+from videorl.data.batch import Batch, Row, at_last_token, make_batch, micro_batches, mini_batches, pad, shard
+from videorl.types import RolloutGroup
+
+fixed = settings(derandomize=True, deadline=None, max_examples=100)
+
+
+@pytest.fixture
+def groups() -> list[RolloutGroup]:
+    """Prompts of 2 + 2 x 3 visual and of 4 tokens; responses of 3, 1 and 2 tokens, some with an environment's turn."""
+    video = [make_media("a", grid=(1, 2, 6)), make_media("b", grid=(3, 2, 2))]
+    shown, text = make_rendered("bikes", (1, 9, 9, 2), video), make_rendered("zoo", (1, 2, 3, 4))
+    first = [
+        make_rollout(shown, (5, 6, 7), mask=(1, 0, 1), log_probs=(-1.0, 0.0, -2.0), reward=1.0, seen="x"),
+        make_rollout(shown, (8,), log_probs=(-3.0,), reward=0.5, seen="y"),
+    ]
+    second = [make_rollout(text, (5, 7), mask=(1, 0), log_probs=(-4.0, 0.0), reward=-1.0)]
+    return [
+        RolloutGroup(prompt=shown, rollouts=tuple(first)),
+        RolloutGroup(prompt=text, rollouts=tuple(second)),
+    ]
+
+
+def test_rollouts_become_tensors(groups):
+    batch = make_batch(groups)
+    assert [row.id for row in batch.rows] == ["bikes#0", "bikes#1", "zoo#0"]
+    assert [row.group for row in batch.rows] == ["0:bikes", "0:bikes", "1:zoo"]
+    assert [row.seen for row in batch.rows] == ["x", "y", ""]
+    assert batch.rows[1].media == groups[0].prompt.media and batch.rows[1].token_ids == (1, 9, 9, 2)
+    assert batch.response_ids.tolist() == [[5, 6, 7], [8, 0, 0], [5, 7, 0]]
+    assert batch.response_mask.tolist() == [[True, False, True], [True, False, False], [True, False, False]]
+    assert batch.lengths.tolist() == [3, 1, 2]
+    assert batch.need("rollout_log_probs").tolist() == [[-1, 0, -2], [-3, 0, 0], [-4, 0, 0]]
+    # a reward stands where the policy last sampled, before the environment's turn of the third row
+    assert batch.need("token_rewards").tolist() == [[0, 0, 1], [0.5, 0, 0], [-1, 0, 0]]
+    assert batch.response_ids.dtype == torch.int64 and batch.response_mask.dtype == torch.bool
+    assert len(batch) == 3 and batch.num_tokens == 4
+    assert batch.row_tokens == [8 + 3, 8 + 1, 4 + 2]
+
+
+def test_a_prompt_that_comes_twice_is_two_groups():
+    batch = make_batch([make_group("p", [0.0]), make_group("p", [1.0, 2.0])])
+    assert [row.group for row in batch.rows] == ["0:p", "1:p", "1:p"]
+
+
+def test_at_last_token():
+    mask = torch.tensor([[1, 1, 0], [1, 0, 1], [1, 0, 0]]).bool()
+    assert at_last_token(mask, torch.tensor([1, 2, 3])).tolist() == [[0, 1, 0], [0, 0, 2], [3, 0, 0]]
+
+
+def test_pad():
+    padded = pad([(1, 2), (), (3,)], torch.float32)
+    assert padded.tolist() == [[1, 2], [0, 0], [3, 0]] and padded.dtype == torch.float32
+
+
+# --- one batch -------------------------------------------------------------------------------------------------------
+
+
+def test_what_does_not_fit_is_refused(groups):
+    batch = make_batch(groups)
+    with pytest.raises(ValueError, match=r"2 rows, response_ids \(3, 3\), lengths \(3,\)"):
+        Batch(
+            rows=batch.rows[:2],
+            response_ids=batch.response_ids,
+            response_mask=batch.response_mask,
+            lengths=batch.lengths,
+        )
+    with pytest.raises(ValueError, match=r"3 rows, response_ids \(3, 3\), lengths \(2,\)"):
+        batch.with_(lengths=batch.lengths[:2])
+    for name in ("response_mask", "values", "advantages", "importance_weights"):
+        with pytest.raises(ValueError, match=rf"Batch.{name} is \(3, 2\), response_ids \(3, 3\)"):
+            batch.with_(**{name: torch.zeros(3, 2)})
+    with pytest.raises(TypeError, match="advantage"):
+        batch.with_(advantage=torch.zeros(3, 3))
+
+
+def test_a_field_is_needed_after_it_is_filled(groups):
+    batch = make_batch(groups)
+    with pytest.raises(ValueError, match=r"Batch.advantages is not filled yet"):
+        batch.need("advantages")
+    filled = batch.with_(advantages=torch.ones(3, 3))
+    assert filled.need("advantages").sum() == 9
+    assert batch.advantages is None and filled.rows is batch.rows
+
+
+def test_select_keeps_rows_and_tensors_together(groups):
+    batch = make_batch(groups).with_(advantages=torch.arange(9.0).view(3, 3))
+    chosen = batch.select([2, 0])
+    assert [row.id for row in chosen.rows] == ["zoo#0", "bikes#0"]
+    assert chosen.need("advantages").tolist() == [[6, 7, 8], [0, 1, 2]]
+    assert chosen.lengths.tolist() == [2, 3] and chosen.values is None
+    empty = batch.select([])
+    assert len(empty) == 0 and empty.num_tokens == 0 and empty.row_tokens == []
+    assert empty.response_ids.shape == (0, 3)
+
+
+def test_to_moves_every_tensor(groups):
+    moved = make_batch(groups).to(torch.device("meta"))
+    assert all(tensor.is_meta for _, tensor in moved._tensors()) and moved.rows == make_batch(groups).rows
+
+
+# --- cuts ------------------------------------------------------------------------------------------------------------
+
+
+def rows_of(groups: list[tuple[int, int]]) -> Batch:
+    """A batch of groups, each given as (tokens of its prompt, rows)."""
+    rows = [
+        Row(id=f"{name}#{i}", group=str(name), token_ids=(1,) * tokens, media=(), seen="")
+        for name, (tokens, count) in enumerate(groups)
+        for i in range(count)
+    ]
+    ones = torch.ones(len(rows), 1)
+    return Batch(rows=tuple(rows), response_ids=ones.long(), response_mask=ones.bool(), lengths=ones[:, 0].long())
+
+
+many_groups = st.lists(st.tuples(st.integers(1, 50), st.integers(1, 5)), min_size=1, max_size=12)
+
+
+@fixed
+@given(groups=many_groups, count=st.integers(1, 15))
+def test_mini_batches_hold_whole_groups_in_order(groups, count):
+    batch = rows_of(groups)
+    minis = mini_batches(batch, count)
+    assert len(minis) == min(count, len(groups))
+    assert [row for mini in minis for row in mini.rows] == list(batch.rows)
+    names = [{row.group for row in mini.rows} for mini in minis]
+    assert sum(map(len, names)) == len(groups)  # no group is in two
+    assert max(map(len, names)) - min(map(len, names)) <= 1
+
+
+@fixed
+@given(groups=many_groups, ranks=st.integers(1, 6))
+def test_shards_hold_whole_groups_and_are_balanced(groups, ranks):
+    batch = rows_of(groups)
+    shards = shard(batch, ranks)
+    assert len(shards) == ranks
+    assert sorted(index for indices in shards for index in indices) == list(range(len(batch)))
+    names = [{batch.rows[index].group for index in indices} for indices in shards]
+    assert sum(map(len, names)) == len(groups)
+    assert all(indices == sorted(indices) for indices in shards)
+    # the last group that came to the fullest rank came when that was the emptiest
+    loads = [sum(batch.row_tokens[index] for index in indices) for indices in shards]
+    assert max(loads) - min(loads) <= max((tokens + 1) * rows for tokens, rows in groups)
+    assert sum(not indices for indices in shards) == max(0, ranks - len(groups))
+
+
+def test_the_heaviest_groups_are_dealt_first():
+    assert shard(rows_of([(1, 1), (1, 1), (7, 1), (3, 1)]), 2) == [[2], [0, 1, 3]]  # 8 and 4 + 2 + 2
+
+
+@fixed
+@given(row_tokens=st.lists(st.integers(1, 100), max_size=30), budget=st.integers(1, 300))
+def test_micro_batches_stay_within_the_budget(row_tokens, budget):
+    parts = micro_batches(row_tokens, budget)
+    assert sorted(index for part in parts for index in part) == list(range(len(row_tokens)))
+    for part in parts:
+        assert part and (len(part) == 1 or len(part) * max(row_tokens[index] for index in part) <= budget)
+
+
+def test_micro_batches_by_hand():
+    # longest first: 8 alone; 5 and 4 fill 2 x 5 of 10; 2, 2 and 1 fill 3 x 2
+    assert micro_batches([2, 8, 5, 1, 4, 2], 10) == [[1], [2, 4], [0, 5, 3]]
+    assert micro_batches([12], 10) == [[0]] and micro_batches([], 10) == []
