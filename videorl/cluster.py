@@ -70,9 +70,12 @@ class Cluster:
             }
         else:
             options["address"] = config.cluster.address
+        self._groups: list[RayWorkerGroup] = []
+        self._actors: list[Any] = []
+        self._shared_pools: dict[int, RayResourcePool] = {}  # by number of ranks
+        self._owned = config.cluster.address == "local" and not ray.is_initialized()
         if not ray.is_initialized():
             ray.init(**options)
-        self.owned = config.cluster.address == "local"
         available = ray.cluster_resources()
         self.use_gpu = config.cluster.device == "cuda" or (
             config.cluster.device == "auto" and available.get("GPU", 0) > 0
@@ -83,9 +86,6 @@ class Cluster:
                 f"cluster: {workers} workers need one Ray CPU each, the cluster has {available.get('CPU', 0):g}; "
                 "start its nodes with a larger --num-cpus, or ask for fewer ranks, engines or encoders"
             )
-        self._shared_pool: RayResourcePool | None = None
-        self._groups: list[RayWorkerGroup] = []
-        self._actors: list[Any] = []
 
     def __enter__(self) -> Cluster:
         return self
@@ -94,27 +94,22 @@ class Cluster:
         self.close()
 
     def close(self) -> None:
-        for actor in [*self._actors_of_groups(), *getattr(self, "_actors", [])]:
+        for actor in [*(worker for group in self._groups for worker in group.workers), *self._actors]:
             ray.kill(actor)
-        if self.owned:
+        if self._owned:
             ray.shutdown()
-
-    def _actors_of_groups(self) -> list[Any]:
-        return [worker for group in getattr(self, "_groups", []) for worker in group.workers]
 
     def group(self, worker_class: type[Worker], ranks: int, *args: Any) -> RayWorkerGroup:
         """Start `ranks` workers of one class, joined by MASTER_ADDR; the group has the class's registered methods.
 
-        With `cluster.placement=colocate` all groups of equal size share GPUs, each taking an equal fraction.
+        With `cluster.placement=colocate` groups with the same number of ranks share GPUs, each taking an equal part.
         """
-        trained = 2 if self.config.critic else 1
-        sharing = trained + (self.config.algorithm.kl is not None and self.config.model.lora is None)
         if self.config.cluster.placement == "colocate":
-            if self._shared_pool is None or self._shared_pool.world_size != ranks:
-                self._shared_pool = self._pool(ranks, sharing)
-            pool = self._shared_pool
+            if ranks not in self._shared_pools:
+                self._shared_pools[ranks] = self._pool(ranks, sharing=trainer_ranks(self.config).count(ranks))
+            pool = self._shared_pools[ranks]
         else:
-            pool = self._pool(ranks, 1)
+            pool = self._pool(ranks, sharing=1)
         remote = RayClassWithInitArgs(ray.remote(worker_class), *args)
         group = RayWorkerGroup(pool, remote, bin_pack=False, use_gpu=self.use_gpu)
         self._groups.append(group)
@@ -161,12 +156,12 @@ class Cluster:
                 print(f"{name} ready after {time.monotonic() - started:.0f} s", flush=True)
 
 
-def num_workers(config: Config) -> int:
-    """Ray workers a training run starts."""
+def trainer_ranks(config: Config) -> list[int]:
+    """Ranks of each worker group of a training run: policy, reference and critic, where there are any."""
     reference = config.algorithm.kl is not None and config.model.lora is None
-    return (
-        config.policy.ranks * (1 + reference)
-        + (config.critic.ranks if config.critic else 0)
-        + config.rollout.num_engines
-        + config.encoder.workers
-    )
+    return [config.policy.ranks] * (1 + reference) + ([config.critic.ranks] if config.critic else [])
+
+
+def num_workers(config: Config) -> int:
+    """Ray workers that a training run starts."""
+    return sum(trainer_ranks(config)) + config.rollout.num_engines + config.encoder.workers

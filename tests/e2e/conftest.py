@@ -156,7 +156,7 @@ class Program:
         with self._out.open("w") as out, self._err.open("w") as err:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", f"videorl.{module}", f"run.dir={self.run_dir}", *overrides],
-                cwd=folder, env=clean_environment() | {name: value}, stdout=out, stderr=err,
+                cwd=folder, env=user_environment() | {name: value}, stdout=out, stderr=err,
             )  # fmt: skip
 
     @property
@@ -261,7 +261,7 @@ class CountingEngine(VLLMEngine):
 '''
 
 
-def clean_environment() -> dict[str, str]:
+def user_environment() -> dict[str, str]:
     """What a user's shell has: nothing of Ray's or vLLM's, whatever tests before this one set."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "VLLM_"))}
     return inherited | {"PYTHONPATH": str(ROOT)}
@@ -318,6 +318,11 @@ def program():
     for each in started:
         if each.process.poll() is None:
             each.kill()
+
+
+@pytest.fixture
+def clean_environment() -> dict[str, str]:
+    return user_environment()
 
 
 @dataclass(frozen=True)

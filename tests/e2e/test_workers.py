@@ -54,6 +54,11 @@ def weights(policy, folder) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
+def text_only(stack) -> list:
+    """Prompts without videos, for workers whose embeddings have another dtype than the store's."""
+    return stack.prompts([row | {"videos": []} for row in stack.workspace.rows()[:3] if row["task"] == "mc"])
+
+
 def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     assert a.keys() == b.keys()
     return max(float((a[name] - b[name]).abs().max()) for name in a)
@@ -195,3 +200,25 @@ def test_a_non_finite_gradient_skips_the_step_on_all_ranks(stack, batch, tmp_pat
         assert policy.update(batch.with_(advantages=poisoned))["skipped_steps"] == 1
         assert largest_difference(before, weights(policy, tmp_path / "after")) == 0.0
         assert policy.update(batch)["skipped_steps"] == 0
+
+
+def test_bfloat16_keeps_float32_masters(stack, tmp_path):
+    """Mixed precision, offload and checkpointing together; engine and trainer agree to bfloat16's resolution."""
+    config = stack.workspace.config(
+        "model.dtype=bfloat16",
+        "policy.mixed_precision=true",
+        "policy.cpu_offload=true",
+        "policy.gradient_checkpointing=true",
+        "cluster.placement=spread",
+    )
+    policy = Policy.trained(stack.cluster, config)
+    with started(stack, policy):
+        (tmp_path / "checkpoint").mkdir()
+        policy.save(tmp_path / "checkpoint")
+        (shard,) = (tmp_path / "checkpoint").glob("*.safetensors")
+        assert {tensor.dtype for name, tensor in load_file(shard).items() if name != "steps"} == {torch.float32}
+        assert {tensor.dtype for tensor in weights(policy, tmp_path / "export").values()} == {torch.bfloat16}
+        batch = make_batch(stack.collect(text_only(stack), label="bfloat16"))
+        rounded = policy.compute_log_probs(batch)
+        difference = (rounded - batch.need("rollout_log_probs")).abs()[batch.response_mask]
+        assert 1e-4 < difference.max() < 0.1  # the engine of this test computes in float32

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from videorl.config import Config
 from videorl.models.base import VideoModel
 from videorl.rewards.rubric import Rubric
-from videorl.rollout.engine import Generate
 from videorl.types import RenderedPrompt, Request, Rollout, RolloutGroup, SamplingParams
+
+if TYPE_CHECKING:
+    from videorl.rollout.engine import Generate
 
 
 def rollout_seed(*parts: object) -> int:
@@ -53,7 +56,8 @@ class Runner:
                 async with asyncio.TaskGroup() as tasks:
                     groups = [[tasks.create_task(one(prompt, i)) for i in range(group_size)] for prompt in prompts]
             except ExceptionGroup as failed:
-                raise failed.exceptions[0] from None  # the others are its like, or follow from it
+                first = failed.exceptions[0]  # the others are its like, or follow from it
+                raise first from first.__cause__
             return [
                 RolloutGroup(prompt=prompt, rollouts=tuple(task.result() for task in group))
                 for prompt, group in zip(prompts, groups, strict=True)

@@ -74,7 +74,6 @@ class TrainerWorker(Worker):
         elif trainer.gradient_checkpointing:
             hf.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
         shard_module(self.module, self.model.layers(hf), self.mesh, trainer.mixed_precision, trainer.cpu_offload)
-        self.module.to(self.device)
         self.module.train(optim is not None)
         self.optimizer = Optimizer(self.module, optim, total_steps) if optim else None
 

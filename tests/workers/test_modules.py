@@ -1,0 +1,222 @@
+"""Log-probs and values of micro-batches, against a plain forward of one unpadded row at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from makers import make_media, make_model_config
+from torch import nn
+
+from videorl.contract import AlignmentError, fingerprint
+from videorl.data.batch import Batch, Row, pad
+from videorl.models.base import open_model
+from videorl.types import Media, expand_placeholders
+from videorl.workers import modules
+from videorl.workers.modules import CriticModule, Inputs, PolicyModule, make_inputs
+
+TEMPERATURE = 0.7
+MEDIA = {
+    "a": make_media("a", grid=(2, 4, 6), seconds_per_grid=1.0),
+    "b": make_media("b", grid=(3, 4, 4), seconds_per_grid=0.5),
+    "c": make_media("c", grid=(1, 8, 4), seconds_per_grid=2.0),
+}
+CPU = torch.device("cpu")
+
+
+class FakeSource:
+    """Random frames by key: their patches, or the features of a frozen tower."""
+
+    def __init__(self, model):
+        self.model = model
+        self.tower = None if model.config.train_vision else model.load_vision()
+
+    def patches(self, media: list[Media]) -> list[torch.Tensor]:
+        frames = []
+        for item in media:
+            t, h, w = item.grid
+            generator = torch.Generator().manual_seed(ord(item.key))
+            shape = (2 * t, 14 * h, 14 * w, 3)
+            frames.append(torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8))
+        return self.model.patches(frames) if frames else []
+
+    def features(self, media: list[Media]) -> list[torch.Tensor]:
+        patches = self.patches(media)
+        if self.tower is None or not media:
+            return patches
+        with torch.no_grad():
+            return self.model.encode(self.tower, patches, [item.grid for item in media])
+
+
+@pytest.fixture(scope="module")
+def source(tiny) -> FakeSource:
+    return FakeSource(tiny)
+
+
+@pytest.fixture
+def policy(tiny) -> PolicyModule:
+    return PolicyModule(tiny, tiny.load())
+
+
+def make_batch(model, *rows: tuple[str, int]) -> Batch:
+    """Rows given as (names of their videos, tokens of their response), of random words."""
+    generator = torch.Generator().manual_seed(0)
+
+    def words(count: int) -> list[int]:
+        return torch.randint(0, 256, (count,), generator=generator).tolist()
+
+    prompts, responses = [], []
+    for number, (names, length) in enumerate(rows):
+        media = tuple(MEDIA[name] for name in names)
+        ids = (*(id for _ in media for id in (*words(2), model.placeholder_id, *words(1))), *words(3 + number))
+        seen = fingerprint(expand_placeholders(ids, media, model.placeholder_id), media)
+        prompts.append(Row(id=f"p#{number}", group="p", token_ids=ids, media=media, seen=seen))
+        responses.append(words(length))
+    return Batch(
+        rows=tuple(prompts),
+        response_ids=pad(responses, torch.long),
+        response_mask=pad([[1] * len(response) for response in responses], torch.bool),
+        lengths=torch.tensor([len(response) for response in responses]),
+    )
+
+
+MIXED = (("a", 4), ("bc", 3), ("", 6), ("ab", 1), ("c", 2))
+
+
+def run(module: PolicyModule, source, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, Inputs]:
+    inputs = make_inputs(module.model, source, batch, CPU)
+    return *module(inputs, TEMPERATURE), inputs
+
+
+def plain_distributions(model, hf: nn.Module, source, batch: Batch) -> list[torch.Tensor]:
+    """Of each row, the log-probabilities [R, vocab] before each response token: transformers does all but positions."""
+    found = []
+    for index, row in enumerate(batch.rows):
+        prompt = expand_placeholders(row.token_ids, row.media, model.placeholder_id)
+        response = batch.response_ids[index, : batch.lengths[index]]
+        ids = torch.cat([torch.tensor(prompt), response])[None]
+        video = {}
+        if row.media:
+            video["pixel_values_videos"] = torch.cat(source.patches(list(row.media)))
+            video["video_grid_thw"] = torch.tensor([item.grid for item in row.media])
+        positions = model.position_ids(prompt, row.media, len(response))[:, None]
+        logits = hf(input_ids=ids, position_ids=positions, **video).logits[0] / TEMPERATURE
+        logits[:, list(model.banned_ids)] = -torch.inf
+        found.append(logits.log_softmax(-1)[len(prompt) - 1 : -1])
+    return found
+
+
+def test_log_probs_and_entropies_are_those_of_a_plain_forward(tiny, source, policy):
+    batch = make_batch(tiny, *MIXED)
+    with torch.no_grad():
+        log_probs, entropies, inputs = run(policy, source, batch)
+        plain = torch.cat(plain_distributions(tiny, policy.hf, source, batch))
+    targets = batch.response_ids[batch.response_mask]
+    assert log_probs.shape == entropies.shape == (16,)
+    assert torch.allclose(log_probs, plain.gather(1, targets[:, None])[:, 0], atol=1e-5, rtol=0)
+    entropy = -(plain.exp() * plain.nan_to_num(neginf=0.0)).sum(-1)
+    assert torch.allclose(entropies, entropy, atol=1e-5, rtol=0)
+    assert inputs.owners.tolist() == batch.response_mask.flatten().nonzero().flatten().tolist()
+
+
+def test_a_video_that_two_rows_show_is_read_once(tiny, source):
+    inputs = make_inputs(tiny, source, make_batch(tiny, *MIXED), CPU)
+    assert inputs.grids == [MEDIA[name].grid for name in "abc"]
+    assert inputs.feature_of_slot == [0, 1, 2, 0, 1, 2]
+    assert len(inputs.features) == 3
+
+
+def test_padding_changes_nothing(tiny, source, policy):
+    """Neither a longer row in the same micro-batch nor the tokens that fill up the responses."""
+    batch = make_batch(tiny, ("bc", 9), *MIXED)
+    with torch.no_grad():
+        together = run(policy, source, batch)[0].split(batch.lengths.tolist())
+        alone = [run(policy, source, batch.select([index]))[0] for index in range(len(batch))]
+        filled = batch.with_(response_ids=batch.response_ids.masked_fill(~batch.response_mask, tiny.placeholder_id))
+        poisoned = run(policy, source, filled)[0].split(batch.lengths.tolist())
+    for one, other, third in zip(together, alone, poisoned, strict=True):
+        assert torch.allclose(one, other, atol=1e-6, rtol=0) and torch.equal(one, third)
+
+
+def gradients(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+
+
+def test_logits_in_chunks_give_the_same_log_probs_and_gradients(tiny, source, policy, monkeypatch):
+    policy.model.vision(policy.hf).requires_grad_(False)
+    batch = make_batch(tiny, *MIXED)
+    found = []
+    for rows in (4096, 5):
+        monkeypatch.setattr(modules, "_LOGIT_ROWS", rows)
+        policy.zero_grad()
+        log_probs, entropies, _ = run(policy, source, batch)
+        (log_probs.sum() + 0.1 * entropies.sum()).backward()
+        found.append((log_probs.detach(), gradients(policy)))
+    (whole, whole_gradients), *chunked = found
+    assert whole_gradients["hf.lm_head.weight"].abs().max() > 1e-3
+    for log_probs, grads in chunked:
+        assert torch.allclose(log_probs, whole, atol=1e-6, rtol=0)
+        assert grads.keys() == whole_gradients.keys()
+        for name, grad in grads.items():
+            # sums in another order; single precision keeps six digits of the largest
+            assert torch.allclose(grad, whole_gradients[name], atol=1e-5 * float(grad.abs().max()), rtol=0), name
+
+
+def test_banned_ids_have_no_probability(tiny, source, policy):
+    with torch.no_grad():
+        policy.hf.lm_head.weight[list(tiny.banned_ids)] = 100.0  # type: ignore[index]
+        log_probs, entropies, _ = run(policy, source, make_batch(tiny, *MIXED))
+    assert torch.isfinite(log_probs).all() and log_probs.min() > -50
+    assert (entropies > 0).all()
+
+
+def test_a_row_that_is_not_what_the_engine_saw_is_refused(tiny, source):
+    batch = make_batch(tiny, *MIXED)
+    swapped = dataclasses.replace(batch.rows[1], media=batch.rows[1].media[::-1])
+    with pytest.raises(AlignmentError, match="sample p#1"):
+        make_inputs(tiny, source, dataclasses.replace(batch, rows=(batch.rows[0], swapped, *batch.rows[2:])), CPU)
+
+
+# --- a trained tower -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_folder):
+    return open_model(make_model_config(tiny_folder, train_vision=True))
+
+
+def test_a_trained_tower_encodes_what_a_frozen_one_has_stored(tiny, source, policy, trained):
+    batch = make_batch(tiny, *MIXED)
+    module = PolicyModule(trained, trained.load())
+    log_probs, _, _ = run(module, FakeSource(trained), batch)
+    with torch.no_grad():
+        assert torch.allclose(log_probs, run(policy, source, batch)[0], atol=1e-5, rtol=0)
+    log_probs.sum().backward()
+    assert trained.vision(module.hf).patch_embed.proj.weight.grad.abs().max() > 0
+
+
+def test_a_text_only_micro_batch_reaches_a_trained_tower_with_weight_zero(trained):
+    module = PolicyModule(trained, trained.load())
+    run(module, FakeSource(trained), make_batch(trained, ("", 3), ("", 2)))[0].sum().backward()
+    tower = [parameter.grad for parameter in trained.vision(module.hf).parameters()]
+    assert all(grad is not None and grad.count_nonzero() == 0 for grad in tower)
+
+
+# --- the critic ------------------------------------------------------------------------------------------------------
+
+
+def test_a_critic_starts_at_zero_and_learns_through_the_backbone(tiny, source):
+    critic = CriticModule(tiny, tiny.load())
+    inputs = make_inputs(tiny, source, make_batch(tiny, *MIXED), CPU)
+    values = critic(inputs)
+    assert values.shape == (16,) and values.count_nonzero() == 0
+    with torch.no_grad():
+        critic.value_head.weight.fill_(0.5)
+        assert torch.allclose(critic(inputs), 0.5 * critic.hidden(inputs).sum(-1), atol=1e-5, rtol=0)
+    critic(inputs).sum().backward()
+    found = gradients(critic)
+    assert found["value_head.weight"].abs().max() > 0
+    assert found["hf.model.language_model.layers.0.self_attn.q_proj.weight"].abs().max() > 0
+    assert "hf.lm_head.weight" not in found
+    assert not critic.hf.lm_head.weight.requires_grad  # else FSDP would wait for a gradient that never comes
