@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from rich.progress import track
 from rich.table import Table
 
 from videorl.config import Config
-from videorl.data.prompts import make_prompt
+from videorl.data.prompts import check_spans, make_prompt
 from videorl.data.schema import load_rows
 from videorl.models.families import FAMILIES, checkpoint_size
 from videorl.types import DataError, Prompt, Sampling
@@ -54,14 +55,16 @@ def scan_rows(config: Config, rows: Sequence[dict[str, Any]], limit: int | None 
             scan.tasks[row["task"]] += 1
             try:
                 prompt = make_prompt(row, data, sampling)
-                tokens = _text_tokens(prompt, tokenizer)
-                for clip in prompt.clips:
-                    t, h, w = reader.plan(clip).grid(family.patch, family.temporal)
-                    scan.clip_tokens[(clip.path, clip.start, clip.end, clip.sampling)] = t * h * w // family.merge**2
-                    tokens += t * h * w // family.merge**2
+                plans = [reader.plan(clip) for clip in prompt.clips]
+                check_spans(row, plans)
             except DataError as error:
                 scan.bad[row["id"]] = f"{error.reason}: {error}"
                 continue
+            tokens = _text_tokens(prompt, tokenizer)
+            for clip, plan in zip(prompt.clips, plans, strict=True):
+                visual = math.prod(plan.grid(family.patch, family.temporal)) // family.merge**2
+                scan.clip_tokens[(clip.path, clip.start, clip.end, clip.sampling)] = visual
+                tokens += visual
             scan.prompt_tokens.append(tokens)
             scan.too_long += tokens > data.max_prompt_tokens
     return scan
@@ -69,7 +72,8 @@ def scan_rows(config: Config, rows: Sequence[dict[str, Any]], limit: int | None 
 
 def _text_tokens(prompt: Prompt, tokenizer: Any) -> int:
     if tokenizer is not None:
-        return len(tokenizer.apply_chat_template(list(prompt.messages), add_generation_prompt=True, return_dict=False))
+        ids = tokenizer.apply_chat_template(list(prompt.messages), add_generation_prompt=True, return_dict=False)
+        return len(ids) - len(prompt.clips)  # a placeholder for each clip
     texts = (part.get("text", "") for message in prompt.messages for part in message["content"])
     return sum(map(len, texts)) // _CHARACTERS_PER_TOKEN
 
@@ -147,10 +151,15 @@ def dry_run(config: Config) -> int:
     _print(config, scan)
     for sample_id, why in scan.bad.items():
         print(f"row {sample_id}: {why}")
-    allowed = config.data.max_bad_fraction
-    if len(scan.bad) > allowed * scan.num_rows or not scan.prompt_tokens:
+    allowed, wanted = config.data.max_bad_fraction, config.rollout.prompts_per_step
+    if len(scan.bad) > allowed * scan.num_rows:
         print(
             f"not ready: {len(scan.bad)} of {scan.num_rows} rows are bad, data.max_bad_fraction={allowed:g} are allowed"
+        )
+        return 1
+    if (usable := len(scan.prompt_tokens) - scan.too_long) < wanted:
+        print(
+            f"not ready: {usable} rows can be used, fewer than rollout.prompts_per_step={wanted}; lower it or add rows"
         )
         return 1
     print("ready: configuration and data are valid; nothing was started")
