@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,27 +138,55 @@ def stack(workspace):
 # --- whole runs ------------------------------------------------------------------------------------------------------
 
 
-class Program:
-    """`python -m videorl.<module> run.dir=<folder>/run KEY=VALUE...` in a folder, as a user starts it there.
+class RunFolder:
+    """What a run left behind, so far."""
 
-    `my_code.py` lies in that folder. The program's Ray and whatever else comes of it are known by a variable in their
-    environment and by their parents, so that a test can wait until the last one is gone.
+    def __init__(self, run_dir: Path):
+        self.run_dir = run_dir
+
+    def metrics(self) -> dict[int, dict[str, float]]:
+        """{step: metrics}."""
+        return {line["step"]: line for line in self._lines("metrics.jsonl")}
+
+    def rollouts(self) -> list[dict[str, Any]]:
+        return self._lines("rollouts.jsonl")
+
+    def batches(self) -> dict[int, list[str]]:
+        """{step: prompt ids in the order of the batch}."""
+        steps: dict[int, dict[str, None]] = {}
+        for line in self.rollouts():
+            steps.setdefault(line["step"], {})[line["prompt_id"]] = None
+        return {step: list(ids) for step, ids in steps.items()}
+
+    def _lines(self, name: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.run_dir / name).read_text().splitlines()]
+
+
+class Program(RunFolder):
+    """A command that runs in a folder, as a user starts it there: with `my_code.py` in it and a clean environment.
+
+    Whatever comes of it, its Ray among others, is known by a variable in the environment and by the parents, so that a
+    test can wait until the last process is gone.
     """
 
-    def __init__(self, module: str, folder: Path, *overrides: str):
-        self.folder, self.run_dir = folder, folder / "run"
-        self._mark = f"VIDEORL_TEST_PROGRAM={uuid.uuid4().hex}"
+    def __init__(self, folder: Path, command: Sequence[str], environment: Mapping[str, str]):
+        super().__init__(folder / "run")
+        self.folder = folder
+        mark = uuid.uuid4().hex
+        self._mark = mark.encode()
         self._seen: set[tuple[int, str]] = set()
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "my_code.py").write_text(MY_CODE)
-        self._out, self._err = (folder / f"{module}-{self._mark[-8:]}.{name}" for name in ("out", "err"))
-        name, value = self._mark.split("=")
+        self._out, self._err = (folder / f"{mark}.{name}" for name in ("out", "err"))
         # files, not pipes: a process that outlived the program would keep a pipe open
         with self._out.open("w") as out, self._err.open("w") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", f"videorl.{module}", f"run.dir={self.run_dir}", *overrides],
-                cwd=folder, env=user_environment() | {name: value}, stdout=out, stderr=err,
-            )  # fmt: skip
+                command,
+                cwd=folder,
+                env=user_environment() | environment | {"VIDEORL_TEST_PROGRAM": mark},
+                stdout=out,
+                stderr=err,
+            )
 
     @property
     def out(self) -> str:
@@ -185,10 +214,18 @@ class Program:
         assert condition(), f"exit code {self.process.poll()} before that: {self._tail()}"
 
     def kill(self) -> None:
-        """SIGKILL, to the driver alone."""
+        """SIGKILL, to the program alone."""
         self._seen |= descendants(self.process.pid)
         self.process.kill()
         self.process.wait()
+
+    def end(self) -> None:
+        """SIGKILL, to the program and to all that it started."""
+        if self.process.poll() is None:
+            self.kill()
+        for pid in self._alive():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def leftovers(self, timeout: float, but: Sequence[str] = ()) -> set[str]:
         """Names of what still runs of the program and of all that it started, `timeout` seconds later."""
@@ -203,32 +240,15 @@ class Program:
         pids = {pid for pid, start in self._seen if start_time(pid) == start}
         for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
             with suppress(OSError):  # ended meanwhile
-                if self._mark.encode() in Path(f"/proc/{pid}/environ").read_bytes():
+                if self._mark in Path(f"/proc/{pid}/environ").read_bytes():
                     pids.add(pid)
         return {pid for pid in pids if start_time(pid)}
-
-    def metrics(self) -> dict[int, dict[str, float]]:
-        """{step: metrics}."""
-        return {line["step"]: line for line in self._lines("metrics.jsonl")}
-
-    def rollouts(self) -> list[dict[str, Any]]:
-        return self._lines("rollouts.jsonl")
-
-    def batches(self) -> dict[int, list[str]]:
-        """{step: prompt ids in the order of the batch}."""
-        steps: dict[int, dict[str, None]] = {}
-        for line in self.rollouts():
-            steps.setdefault(line["step"], {})[line["prompt_id"]] = None
-        return {step: list(ids) for step, ids in steps.items()}
-
-    def _lines(self, name: str) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.run_dir / name).read_text().splitlines()]
 
     def _tail(self) -> str:
         return f"{self.out[-2000:]}\n{self.err[-4000:]}"
 
 
-MY_CODE = '''
+MY_CODE = """
 import pathlib
 
 from videorl.algorithms.losses import vanilla
@@ -236,7 +256,6 @@ from videorl.rollout.vllm_engine import VLLMEngine
 
 
 def length(response, row, *, per):
-    """The one thing in which the responses of a random model differ."""
     return min(1.0, len(response) / per)
 
 
@@ -258,7 +277,7 @@ class CountingEngine(VLLMEngine):
         with self.log.open("a") as file:
             file.write(".")
         return await super().generate(request)
-'''
+"""
 
 
 def user_environment() -> dict[str, str]:
@@ -306,23 +325,30 @@ def wait_until(condition: Callable[[], bool], timeout: float) -> bool:
 
 
 @pytest.fixture(scope="session")
-def program():
-    """`program(module, folder, *overrides)` starts a `Program`; no driver outlives the tests."""
+def start():
+    """`start(folder, *command, NAME=value)` starts a `Program`. Nothing of it outlives the tests."""
     started: list[Program] = []
 
-    def start(module: str, folder: Path, *overrides: str) -> Program:
-        started.append(Program(module, folder, *overrides))
+    def start(folder: Path, *command: str, **environment: str) -> Program:
+        started.append(Program(folder, command, environment))
         return started[-1]
 
     yield start
     for each in started:
-        if each.process.poll() is None:
-            each.kill()
+        each.end()
 
 
-@pytest.fixture
-def clean_environment() -> dict[str, str]:
-    return user_environment()
+@pytest.fixture(scope="session")
+def program(start):
+    """`program(module, folder, *overrides)` starts `python -m videorl.<module> run.dir=<folder>/run ...`."""
+    return lambda module, folder, *overrides: start(
+        folder, sys.executable, "-m", f"videorl.{module}", f"run.dir={folder}/run", *overrides
+    )
+
+
+@pytest.fixture(scope="session")
+def open_run() -> type[RunFolder]:
+    return RunFolder
 
 
 @dataclass(frozen=True)
@@ -336,17 +362,22 @@ class Course:
 
 
 @pytest.fixture(scope="session")
-def course(workspace, tmp_path_factory) -> Course:
+def length_reward() -> str:
+    """An override that rewards what differs from rollout to rollout even with a random model."""
+    return "+rewards.terms.length={target: 'my_code:length', weight: 1, requires: null, params: {per: 120}}"
+
+
+@pytest.fixture(scope="session")
+def course(workspace, length_reward, tmp_path_factory) -> Course:
     folder = tmp_path_factory.mktemp("course")
     lessons, exam = workspace.rows("train")[:6], workspace.rows("eval")[:3]
     write_rows(folder / "lessons.jsonl", lessons + [row | {"id": f"{row['id']}-again"} for row in lessons[:2]])
     write_rows(folder / "exam.jsonl", [*exam, lessons[0]])
-    term = "{target: 'my_code:length', weight: 1, requires: null, params: {per: 60}}"
     return Course(
         workspace.overrides(
             f"data.path={folder}/lessons.jsonl", f"data.eval_path={folder}/exam.jsonl", f"store.dir={folder}/store",
             "total_steps=6", "rollout.prompts_per_step=4", "rollout.group_size=4", "eval.samples=1", "run.eval_every=3",
-            f"+rewards.terms.length={term}", "algorithm.loss=my_code:half",
+            "algorithm.loss=my_code:half", length_reward,
         )
     )  # fmt: skip
 

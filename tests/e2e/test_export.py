@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -94,9 +93,7 @@ def greedy(exported, config, model, source, prompt) -> str:
     return model.tokenizer.decode(answer, skip_special_tokens=True)
 
 
-def test_vllm_answers_as_the_evaluation_did(answers, evaluation, clean_environment, tmp_path):
-    script = Path(__file__).with_name("greedy_vllm.py")
-    command = [sys.executable, str(script), str(tmp_path / "answers.json"), *evaluation[1]]
-    done = subprocess.run(command, cwd=evaluation[0].folder, env=clean_environment, capture_output=True, timeout=300)
-    assert done.returncode == 0, done.stderr.decode()[-4000:]
+def test_vllm_answers_as_the_evaluation_did(answers, evaluation, start, tmp_path):
+    script = str(Path(__file__).with_name("greedy_vllm.py"))
+    start(tmp_path, sys.executable, script, str(tmp_path / "answers.json"), *evaluation[1]).succeed()
     assert json.loads((tmp_path / "answers.json").read_text()) == answers

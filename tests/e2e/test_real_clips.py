@@ -1,10 +1,11 @@
-"""The recipe for one's own videos: frame times are those of the files, and what is wrong with a file stops or spares a run."""
+"""The recipe for one's own videos: frame times are those of the files, damaged files cost only themselves."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import random
+from functools import cache
 from pathlib import Path
 
 import av
@@ -38,7 +39,7 @@ def real_run(program, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory) -> Path:
-    """Clips of irregular frame times that do not begin at 0, questions about them, and an exam; some files are damaged."""
+    """Clips of irregular frame times that do not begin at 0, questions about them, and an exam; three are damaged."""
     folder = tmp_path_factory.mktemp("own")
     rng = random.Random(0)
     rows = []
@@ -60,11 +61,10 @@ def own(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def own_overrides(own) -> list[str]:
-    term = "{target: 'my_code:length', weight: 1, requires: null, params: {per: 120}}"
+def own_overrides(own, length_reward) -> list[str]:
     return overrides(
         own, f"data.path={own}/lessons.jsonl", f"data.eval_path={own}/exam.jsonl", f"data.media_root={own}",
-        "data.max_bad_fraction=0.25", "algorithm=grpo_kl", "eval.samples=1", f"+rewards.terms.length={term}",
+        "data.max_bad_fraction=0.25", "algorithm=grpo_kl", "eval.samples=1", length_reward,
     )  # fmt: skip
 
 
@@ -80,35 +80,36 @@ def trained(request):
 
 
 def test_frame_times_are_those_of_the_file(trained):
-    """Each is a pts of the file, the first and the last are those of the span, and the rest are spread evenly in time."""
+    """Each is a pts of the file, the first and the last are those of the span, the others are spread evenly in time."""
     run, data = trained
     rows = {row["id"]: row for row in map(json.loads, data.read_text().splitlines())}
     lines = run.rollouts()
     assert {line["step"] for line in lines} == {1, 2, 3}
     for line in lines:
-        (video,) = rows[line["prompt_id"]]["videos"]
-        (shown,) = line["frame_times"]
-        assert Path(line["media_paths"][0]).samefile(data.parent / video["path"])
-        times = frame_times(data.parent / video["path"])
-        start, end = times[0] + video.get("start", 0.0), times[0] + video.get("end", np.inf)
-        inside = times[(times > start - 1e-6) & (times < end + 1e-6)]
-        nearest = [np.abs(times - time).min() for time in shown]
-        assert max(nearest) < 1e-6  # rollouts.jsonl rounds to the microsecond
-        assert shown == sorted(set(shown))
-        assert (shown[0], shown[-1]) == pytest.approx((inside[0], inside[-1]), abs=1e-6)
-        even = np.linspace(inside[0], inside[-1], len(shown))
-        assert np.abs(np.array(shown) - even).max() <= np.diff(inside).max()
+        for video, path, shown in zip(
+            rows[line["prompt_id"]]["videos"], line["media_paths"], line["frame_times"], strict=True
+        ):
+            assert Path(path).samefile(data.parent / video["path"])
+            times = frame_times(path)
+            start, end = times[0] + video.get("start", 0.0), times[0] + video.get("end", np.inf)
+            inside = times[(times > start - 1e-6) & (times < end + 1e-6)]
+            assert max(np.abs(times - time).min() for time in shown) < 1e-6  # rollouts.jsonl rounds to the microsecond
+            assert shown == sorted(set(shown))
+            assert (shown[0], shown[-1]) == pytest.approx((inside[0], inside[-1]), abs=1e-6)
+            even = np.linspace(inside[0], inside[-1], len(shown))
+            assert np.abs(np.array(shown) - even).max() <= np.diff(inside).max()
 
 
-def frame_times(path: Path) -> np.ndarray:
-    with av.open(str(path)) as container:
+@cache
+def frame_times(path: str) -> np.ndarray:
+    with av.open(path) as container:
         stream = container.streams.video[0]
         return np.array(sorted(float(frame.pts * stream.time_base) for frame in container.decode(stream)))
 
 
 def test_the_generated_clips_would_show_a_wrong_clock(own):
     """Index / average rate, the usual mistake, is far from the times of these files."""
-    times = frame_times(own / "0.mkv")
+    times = frame_times(str(own / "0.mkv"))
     assert times[0] >= 1
     usual = np.arange(len(times)) / (len(times) / (times[-1] - times[0]))
     assert np.abs(times - times[0] - usual).max() > 0.3
@@ -150,7 +151,6 @@ def test_a_run_without_a_good_clip_stops_and_loses_nothing(program, own, own_run
     finally:
         for path, content in clips.items():
             path.write_bytes(content)
-    print(stopped.out, stopped.err)
     said = stopped.err[stopped.err.index("error: ") :]
     assert f"of {len(clips)} rows" in said and "not_a_video" in said and "data.max_bad_fraction" in said
     assert "Traceback" not in stopped.err

@@ -41,7 +41,7 @@ def test_each_clip_is_decoded_and_encoded_once_in_three_epochs(whole_run, course
 
 def test_the_users_reward_and_loss_are_what_is_trained_on(whole_run):
     for line in whole_run.rollouts():
-        assert line["terms"]["length"] == pytest.approx(min(1.0, len(line["response"]) / 60), abs=1e-9)
+        assert line["terms"]["length"] == pytest.approx(min(1.0, len(line["response"]) / 120), abs=1e-9)
         weights = {"format": 0.1, "accuracy": 0.9 * (line["terms"]["format"] > 0), "length": 1.0}
         assert line["reward"] == pytest.approx(sum(weights[name] * line["terms"][name] for name in weights), abs=1e-9)
     trained = [line for step, line in whole_run.metrics().items() if step > 0]

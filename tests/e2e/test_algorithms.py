@@ -1,0 +1,52 @@
+"""From a supervised start to PPO, by the command line: the stages that the other runs leave out."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def cold_start(program, workspace, tmp_path_factory):
+    sft = (
+        "sft.steps=8",
+        "sft.batch_size=8",
+        f"sft.model_path={workspace.folder}/model",
+        f"sft.path={workspace.folder}/sft.jsonl",
+    )
+    return program("sft", tmp_path_factory.mktemp("sft"), *workspace.overrides(*sft)).succeed()
+
+
+@pytest.fixture(scope="module")
+def ppo_run(program, workspace, cold_start, length_reward, tmp_path_factory):
+    """Two steps with two engines; the policy stands still in the first, while the critic learns."""
+    ppo = (
+        "recipe=quickstart_ppo", f"model.path={cold_start.run_dir}/export", "total_steps=2", "data.eval_path=null",
+        "rollout.prompts_per_step=4", "rollout.group_size=2", "rollout.num_engines=2",
+        "rollout.engine=my_code:CountingEngine", "critic.warmup_steps=1", length_reward,
+    )  # fmt: skip
+    return program("train", tmp_path_factory.mktemp("ppo"), *workspace.overrides(*ppo)).succeed()
+
+
+def test_the_supervised_start_fits_the_responses(cold_start):
+    losses = [line["policy/loss"] for line in cold_start.metrics().values()]
+    assert len(losses) == 8
+    assert losses[-1] < 0.8 * losses[0]
+    assert (cold_start.run_dir / "export" / "model.safetensors").is_file()
+
+
+def test_ppo_trains_a_critic_then_the_policy(ppo_run):
+    first, second = (ppo_run.metrics()[step] for step in (1, 2))
+    for line in (first, second):
+        assert line["critic/value_loss"] > 0
+        assert line["critic/grad_norm"] > 0
+        assert line["parity/max_log_prob_diff"] < 1e-4
+    assert "policy/policy_loss" not in first
+    assert math.isfinite(second["policy/policy_loss"]) and second["policy/grad_norm"] > 0
+
+
+def test_two_engines_share_the_work(ppo_run):
+    answered = [(ppo_run.run_dir / f"engine-{index}").stat().st_size for index in (0, 1)]
+    assert sum(answered) == 2 * 4 * 2  # steps, prompts, responses
+    assert min(answered) >= 4
