@@ -110,6 +110,13 @@ def test_the_length_of_a_prompt_is_known_without_expanding_it(ids, steps):
     assert expanded.count(VIDEO) == sum(item.num_tokens for item in media)
 
 
+@pytest.mark.parametrize("name", ["media", "frame_times", "origins", "durations"])
+def test_a_prompt_knows_as_much_of_each_video(name):
+    prompt = make_rendered("p", (1, VIDEO), (make_media("a"),))
+    with pytest.raises(ValueError, match=f"RenderedPrompt of p: .*'{name}': 0.*must be equally long"):
+        dataclasses.replace(prompt, **{name: ()})
+
+
 @pytest.mark.parametrize("size", [2, 4000])
 def test_what_is_sent_does_not_grow_with_the_length_of_the_video(size):
     media = make_media("a", grid=(size, 8, 8))
@@ -140,6 +147,9 @@ def test_a_rollout_is_refused():
         make_rollout(response=(1, 2), mask=(1,))
     with pytest.raises(ValueError, match="2 response_ids, 2 response_mask, 3 rollout_log_probs"):
         make_rollout(response=(1, 2), log_probs=(0.0,) * 3)
+    for mask in ((0, 0), (1, 2)):
+        with pytest.raises(ValueError, match=r"Rollout of p: response_mask holds .* 1 at least once"):
+            make_rollout(response=(1, 2), mask=mask)
     for reward in (float("nan"), float("inf")):
         with pytest.raises(ValueError, match=f"Rollout of p: reward {reward} is not finite"):
             make_rollout(reward=reward)

@@ -155,6 +155,11 @@ class RenderedPrompt:
     origins: tuple[float, ...]
     durations: tuple[float, ...]
 
+    def __post_init__(self):
+        counts = {name: len(getattr(self, name)) for name in ("media", "frame_times", "origins", "durations")}
+        if len(set(counts.values())) > 1:
+            raise ValueError(f"RenderedPrompt of {self.prompt.id}: {counts}: must be equally long, one entry per video")
+
     @property
     def num_tokens(self) -> int:
         """Length of the expanded prompt."""
@@ -251,6 +256,11 @@ class Rollout:
             raise ValueError(
                 f"Rollout of {self.prompt.prompt.id}: {n} response_ids, {len(self.response_mask)} response_mask, "
                 f"{len(self.rollout_log_probs)} rollout_log_probs: the three must be equally long"
+            )
+        if not {1} <= set(self.response_mask) <= {0, 1}:
+            raise ValueError(
+                f"Rollout of {self.prompt.prompt.id}: response_mask holds {sorted(set(self.response_mask))}; "
+                "it must be 0 or 1, and 1 at least once: a reward stands on the last token the policy sampled"
             )
         if not math.isfinite(self.reward):
             raise ValueError(f"Rollout of {self.prompt.prompt.id}: reward {self.reward} is not finite")
