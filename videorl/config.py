@@ -88,7 +88,7 @@ class DataConfig(Section):
 
 
 class StoreConfig(Section):
-    dir: str = Field(description="folder of cached frames and embeddings; may be shared by runs")
+    dir: str = Field(description="folder of cached frames and embeddings; may be shared by runs of one machine")
     max_gb: PositiveFloat = Field(description="least recently used entries are evicted above this")
 
 

@@ -2,7 +2,7 @@
 
 One safetensors file per key, published by rename after fsync, read by memory map, plus a SQLite index that holds sizes,
 checksums and last use. A file that is missing, cut or altered is a miss, never an error; at most one process fills a
-key, the others wait for it. Everything in the folder can be deleted at any time.
+key, the others wait for it. The folder can be deleted whenever no process has it open.
 """
 
 from __future__ import annotations
