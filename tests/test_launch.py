@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,14 +14,6 @@ from videorl.config import Config, configs_folder
 from videorl.launch import main
 
 ROW = {"id": "a", "task": "mc", "prompt": "What is it?", "choices": ["a dog", "a cat"], "answer": "A"}
-
-
-@pytest.fixture(autouse=True)
-def sigterm():
-    """`main` takes SIGTERM over for the rest of the process."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import time
 from typing import TYPE_CHECKING, Any, cast
 
@@ -76,6 +77,9 @@ class Cluster:
         self._owned = config.cluster.address == "local" and not ray.is_initialized()
         if not ray.is_initialized():
             ray.init(**options)
+        # Preemption ends a run as Ctrl-C does: `with` blocks close, workers stop, the last checkpoint stands. Only now,
+        # because Ray puts in a handler of its own, under which the process dies where it is.
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
         available = ray.cluster_resources()
         self.use_gpu = config.cluster.device == "cuda" or (
             config.cluster.device == "auto" and available.get("GPU", 0) > 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,8 +41,6 @@ def main(run: Callable[[Config], None], config_name: str, argv: list[str] | None
 
 
 def _run(run: Callable[[Config], int | None], config: Config) -> int:
-    # Preemption ends a run as Ctrl-C does: `with` blocks close, workers stop, the last checkpoint stands
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         return run(config) or 0
     except KeyboardInterrupt:

@@ -20,13 +20,17 @@ def cold_start(program, workspace, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ppo_run(program, workspace, cold_start, length_reward, tmp_path_factory):
-    """Two steps with two engines; the policy stands still in the first, while the critic learns."""
+    """PPO with two engines, ended by SIGTERM after two steps; in the first, only the critic learns."""
     ppo = (
-        "recipe=quickstart_ppo", f"model.path={cold_start.run_dir}/export", "total_steps=2", "data.eval_path=null",
+        "recipe=quickstart_ppo", f"model.path={cold_start.run_dir}/export", "total_steps=1000", "data.eval_path=null",
         "rollout.prompts_per_step=4", "rollout.group_size=2", "rollout.num_engines=2",
         "rollout.engine=my_code:CountingEngine", "critic.warmup_steps=1", length_reward,
     )  # fmt: skip
-    return program("train", tmp_path_factory.mktemp("ppo"), *workspace.overrides(*ppo)).succeed()
+    run = program("train", tmp_path_factory.mktemp("ppo"), *workspace.overrides(*ppo))
+    run.until((run.run_dir / "checkpoints" / "step-00000002").exists)
+    run.process.terminate()
+    run.wait(60)
+    return run
 
 
 def test_the_supervised_start_fits_the_responses(cold_start):
@@ -48,5 +52,13 @@ def test_ppo_trains_a_critic_then_the_policy(ppo_run):
 
 def test_two_engines_share_the_work(ppo_run):
     answered = [(ppo_run.run_dir / f"engine-{index}").stat().st_size for index in (0, 1)]
-    assert sum(answered) == 2 * 4 * 2  # steps, prompts, responses
-    assert min(answered) >= 4
+    assert sum(answered) >= 2 * 4 * 2  # steps, prompts, responses
+    assert min(answered) >= sum(answered) / 4
+
+
+def test_sigterm_ends_a_run_as_ctrl_c_does(ppo_run):
+    """What a scheduler sends before it takes the machine away."""
+    assert ppo_run.process.returncode == 130
+    assert f"the same command resumes {ppo_run.run_dir}" in ppo_run.err
+    assert "Traceback" not in ppo_run.err
+    assert ppo_run.leftovers(30) == set()

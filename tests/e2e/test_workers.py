@@ -218,7 +218,9 @@ def test_bfloat16_keeps_float32_masters(stack, tmp_path):
         (shard,) = (tmp_path / "checkpoint").glob("*.safetensors")
         assert {tensor.dtype for name, tensor in load_file(shard).items() if name != "steps"} == {torch.float32}
         assert {tensor.dtype for tensor in weights(policy, tmp_path / "export").values()} == {torch.bfloat16}
+        stack.engines.load_weights(policy.publish(version=9))
         batch = make_batch(stack.collect(text_only(stack), label="bfloat16"))
         rounded = policy.compute_log_probs(batch)
         difference = (rounded - batch.need("rollout_log_probs")).abs()[batch.response_mask]
         assert 1e-4 < difference.max() < 0.1  # the engine of this test computes in float32
+    stack.engines.load_weights(stack.policy.publish(version=10))
