@@ -183,9 +183,10 @@ class Program(RunFolder):
             self.process = subprocess.Popen(
                 command,
                 cwd=folder,
-                env=user_environment() | environment | {"VIDEORL_TEST_PROGRAM": mark},
+                env={**user_environment(), **environment, "VIDEORL_TEST_PROGRAM": mark},
                 stdout=out,
                 stderr=err,
+                start_new_session=True,  # as a shell does: signals to the tests' group do not reach it, nor the reverse
             )
 
     @property
@@ -231,7 +232,7 @@ class Program(RunFolder):
         """Names of what still runs of the program and of all that it started, `timeout` seconds later."""
 
         def names() -> set[str]:
-            return {process_name(pid) for pid in self._alive()} - {None, *but}
+            return {name for pid in self._alive() if (name := process_name(pid))} - {*but}
 
         wait_until(lambda: not names(), timeout)
         return names()
