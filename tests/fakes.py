@@ -54,6 +54,9 @@ class FakeTokenizer:
     def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
         return "".join(map(chr, ids))
 
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        return list(map(ord, text))
+
 
 FAKE_MODEL: Any = SimpleNamespace(tokenizer=FakeTokenizer())
 

@@ -1,8 +1,11 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from makers import make_rendered, make_rollout
 
 from videorl.evaluate import Evaluation, constant_baselines
+from videorl.types import RolloutGroup
 
 CHOICES = ["red", "green", "blue", "yellow"]
 
@@ -16,9 +19,10 @@ GROUND = [row(f"g{i}", "grounding", "ground", spans=[span]) for i, span in enume
 
 
 def group(row, *texts):
-    prompt = SimpleNamespace(prompt=SimpleNamespace(row=row, task=row["task"]))
-    rollouts = [SimpleNamespace(text=f"<think></think><answer>{text}</answer>", reward=0.0) for text in texts]
-    return SimpleNamespace(prompt=prompt, rollouts=rollouts, rewards=tuple(0.0 for _ in texts))
+    prompt = make_rendered(row["id"])
+    prompt = replace(prompt, prompt=replace(prompt.prompt, row=row, task=row["task"]))
+    rollouts = tuple(replace(make_rollout(prompt), text=f"<think></think><answer>{text}</answer>") for text in texts)
+    return RolloutGroup(prompt=prompt, rollouts=rollouts)
 
 
 def test_constant_baselines_by_hand():
@@ -46,3 +50,22 @@ def test_metrics_are_means_over_prompts_and_unparsed_answers_are_wrong():
     assert metrics["accuracy/first"] == 0.5
     assert metrics["accuracy/ground/recall@0.5"] == 1.0  # IoU 0.5 and 1
     assert metrics["accuracy_greedy/ground"] == 0.5
+
+
+def test_the_configured_accuracy_goes_before_the_rule_of_the_task():
+    found = group(FIRST[0], "A", "A")
+    rollouts = tuple(
+        replace(rollout, terms={"accuracy": value}, failures=failures)
+        for rollout, value, failures in zip(found.rollouts, (0.25, 0.0), ({}, {"accuracy": "no_letter"}), strict=True)
+    )
+    found = replace(found, rollouts=rollouts)
+    metrics = Evaluation(sampled=[found], greedy=[found]).metrics()
+    assert (metrics["accuracy"], metrics["parse_failure"]) == (0.125, 0.5)
+
+
+def test_a_rollout_that_nobody_could_score_is_wrong_and_reported():
+    row = {**FIRST[0], "task": "open"}
+    found = group(row, "x", "y")
+    found = replace(found, rollouts=(replace(found.rollouts[0], reward=0.5),), lost=found.rollouts[1:])
+    metrics = Evaluation(sampled=[found], greedy=[found]).metrics()
+    assert (metrics["accuracy"], metrics["lost"]) == (0.25, 0.5)

@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from videorl.config import Config, ConfigError, load_config
-from videorl.run import Run, compute_reward_metrics, compute_rollout_metrics, make_line, redact
+from videorl.run import Run, compute_reward_metrics, compute_rollout_metrics, make_line, make_lines, redact
 from videorl.types import Clip, Media, Prompt, RenderedPrompt, Rollout, RolloutGroup, Sampling
 
 
@@ -85,7 +86,8 @@ def make_group(name: str, rewards: list[float], **changes) -> RolloutGroup:
     values = {"response_ids": (7, 8), "response_mask": (1, 1), "rollout_log_probs": (-0.1, -0.2), "text": "<answer>3"}
     values |= {"finish_reason": "stop", "weight_version": 0, "seen": ""} | changes
     return RolloutGroup(
-        prompt=rendered, rollouts=tuple(Rollout(prompt=rendered, reward=reward, **values) for reward in rewards)
+        prompt=rendered,
+        rollouts=tuple(Rollout(prompt=rendered, reward=r, index=i, **values) for i, r in enumerate(rewards)),
     )
 
 
@@ -146,7 +148,29 @@ def test_reward_metrics_by_hand():
     ]
     metrics = compute_reward_metrics(groups)
     # accuracy (1+1+0+0)/4; format over the two rollouts that have it; std of 1,3,2,2 = sqrt(2/4)
-    assert metrics == pytest.approx({"accuracy": 0.5, "format": 0.5, "mean": 2.0, "std": math.sqrt(0.5)}, abs=1e-12)
+    wanted = {"accuracy": 0.5, "format": 0.5, "mean": 2.0, "std": math.sqrt(0.5), "lost": 0.0}
+    assert metrics == pytest.approx(wanted, abs=1e-12)
+
+
+def test_reward_metrics_say_what_could_not_be_read_and_what_nobody_could_score():
+    read = make_group("a", [1.0, 3.0], terms={"judge": 1.0, "accuracy": 0.0}, failures={"accuracy": "no_letter"})
+    silent = make_group("b", [0.0, 0.0], terms={"accuracy": 1.0}, abstained={"judge": "timeout: slow"})
+    metrics = compute_reward_metrics([read, replace(silent, rollouts=(), lost=silent.rollouts)])
+    wanted = {"judge": 1.0, "accuracy": 0.5, "accuracy/unreadable": 0.5, "judge/abstained": 0.5, "lost": 0.5}
+    assert metrics == pytest.approx(wanted | {"mean": 2.0, "std": 1.0}, abs=1e-12)
+
+
+def test_second_passes_have_their_means_and_lines():
+    side = make_group("b", [0.0], terms={"accuracy": 0.5})
+    groups = [replace(make_group("a", [1.0, 0.0]), sides={"shuffled": side}), make_group("c", [1.0, 0.0])]
+    metrics = compute_rollout_metrics(groups)
+    assert (metrics["shuffled/asked"], metrics["shuffled/accuracy"]) == (0.5, 0.5)
+    first = make_lines(3, groups[0])
+    assert [(line["prompt_id"], line["index"], line.get("pass")) for line in first] == [
+        ("a", 0, None), ("a", 1, None), ("b", 0, "shuffled"),
+    ]  # fmt: skip
+    lost = replace(groups[1], rollouts=groups[1].rollouts[1:], lost=groups[1].rollouts[:1])
+    assert [(line["index"], line["reward"]) for line in make_lines(3, lost)] == [(0, None), (1, 0.0)]
 
 
 def test_rollout_metrics_by_hand():
@@ -161,15 +185,17 @@ def test_rollout_metrics_by_hand():
 
 def test_a_rollout_line_holds_what_is_needed_to_look_at_it():
     group = make_group("a", [0.5], terms={"accuracy": 0.0, "judge": math.nan}, failures={"accuracy": "no_answer"})
-    assert make_line(4, 2, group.rollouts[0]) == {
+    assert make_line(4, group.rollouts[0]) == {
         "step": 4,
         "prompt_id": "a",
-        "index": 2,
+        "index": 0,
+        "temperature": 1.0,
         "prompt": "Be brief.\n<video>How many balls?",
         "response": "<answer>3",
         "reward": 0.5,
         "terms": {"accuracy": 0.0, "judge": None},
         "failures": {"accuracy": "no_answer"},
+        "abstained": {},
         "finish_reason": "stop",
         "media_keys": ["k1"],
         "media_paths": ["clips/a.mp4"],

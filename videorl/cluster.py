@@ -126,8 +126,9 @@ class Cluster:
         return RayResourcePool([ranks // nodes] * nodes, use_gpu=self.use_gpu, max_colocate_count=sharing)
 
     def actors(self, actor_class: type, count: int, gpus: float, *args: Any, **options: Any) -> list[Any]:
-        """Start `count` plain Ray actors of a class."""
-        remote = ray.remote(actor_class).options(num_cpus=1, num_gpus=gpus if self.use_gpu else 0, **options)
+        """Start `count` plain Ray actors of a class, of one CPU each unless the options say otherwise."""
+        options = {"num_cpus": 1, "num_gpus": gpus if self.use_gpu else 0, **options}
+        remote = ray.remote(actor_class).options(**options)
         started = [remote.remote(*args) for _ in range(count)]
         self._actors += started
         return started

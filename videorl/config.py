@@ -92,6 +92,22 @@ class StoreConfig(Section):
     max_gb: PositiveFloat = Field(description="least recently used entries are evicted above this")
 
 
+# The entries of a mapping have no place in YAML for defaults, so their sections have them here.
+
+
+class TargetConfig(Section):
+    """Something by name."""
+
+    target: str = Field(description="a built-in name, or 'my_pkg.module:name'")
+    params: dict[str, Any] = Field(default={}, description="its keyword arguments")
+
+
+class PassConfig(TargetConfig):
+    """A second pass over a prompt on the same engine, with whose rollouts group hooks compare the first."""
+
+    join: bool = Field(default=False, description="train on the second pass's rollouts too, as a group of their own")
+
+
 class RolloutConfig(Section):
     engine: str = Field(description="vllm, or an import string of an Engine class")
     num_engines: Positive
@@ -106,18 +122,33 @@ class RolloutConfig(Section):
     tensor_parallel: Positive
     gpu_memory: Fraction = Field(description="share of GPU memory for the engine")
     kv_cache_gb: Positive = Field(description="KV cache of an engine on CPU")
+    passes: dict[str, PassConfig | None] = Field(description="second passes by name; null = off")
     engine_kwargs: dict[str, Any] = Field(description="passed to vLLM as they are")
 
 
-class TermConfig(Section):
-    target: str = Field(description="a built-in name, or 'my_pkg.rewards:function'")
+class StageConfig(Section):
+    """What changes in a term once a share of the training is done."""
+
+    after: Fraction = Field(description="share of total_steps")
+    weight: float | None = Field(default=None, allow_inf_nan=False)
+    params: dict[str, Any] = {}
+
+
+class TermConfig(TargetConfig):
+    """A function of a response and its row, a scorer, or a group hook."""
+
     weight: float = Field(allow_inf_nan=False, description="0 = log only")
-    requires: str | None = Field(description="another term that must be positive, else this one counts 0")
-    params: dict[str, Any] = Field(description="keyword arguments of the function")
+    tasks: list[str] | None = Field(default=None, description="rows this term scores; null = all")
+    requires: str | None = Field(default=None, description="a term that must be positive, else this one counts 0")
+    stages: list[StageConfig] = Field(default=[], description="in the order of `after`")
 
 
 class RewardsConfig(Section):
-    terms: dict[str, TermConfig] = Field(min_length=1)
+    terms: dict[str, TermConfig | None] = Field(description="by name; null = off")
+    deadline: PositiveFloat = Field(description="seconds a function of yours, or a scorer, may take for one response")
+    on_abstain: Literal["drop", "mean", "stop"] = Field(
+        description="a response that could not be scored: drop it, give it the mean of its group, or stop the run"
+    )
 
 
 class KLConfig(Section):
@@ -333,7 +364,7 @@ def _override_problem(override: str, known: set[str], reason: Exception) -> str:
     return f"{override}: {_one_line(reason)}"
 
 
-_OPEN = ("rewards.terms.", "data.instructions.", "rollout.engine_kwargs.", "algorithm.loss_options.")
+_OPEN = ("rewards.terms.", "rollout.passes.", "data.instructions.", "rollout.engine_kwargs.", "algorithm.loss_options.")
 """Mappings whose keys are the user's own."""
 
 

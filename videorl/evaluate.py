@@ -17,21 +17,24 @@ from videorl.models.base import open_model
 from videorl.models.media import open_source
 from videorl.rewards.registry import load
 from videorl.rewards.rubric import Rubric
+from videorl.rewards.workers import RewardWorkers
 from videorl.rollout.engine import Engines
 from videorl.rollout.runner import Runner
 from videorl.run import Run
-from videorl.types import RenderedPrompt, RolloutGroup
+from videorl.types import RenderedPrompt, Rollout, RolloutGroup
 from videorl.workers.encoder import Encoders
 
 SCORED_TASKS = ("mc", "next_event", "numeric", "grounding")
+ACCURACY = "accuracy"  # the configured term that evaluation reads
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """Sampled and greedy rollouts of every held-out prompt.
 
-    Accuracy is 0/1 for choices and numbers and the temporal IoU for grounding, whatever the configured rewards are;
-    tasks without such a rule count their configured reward. A response that cannot be parsed is wrong, never left out.
+    Accuracy is what the configured term `accuracy` says; without one, 0/1 for choices and numbers and the temporal IoU
+    for grounding; and for other tasks the reward. A response that cannot be parsed, or that nobody could score, is
+    wrong, never left out.
     """
 
     sampled: list[RolloutGroup]
@@ -47,6 +50,7 @@ class Evaluation:
             "accuracy_greedy": _mean([_mean(values) for values in greedy]),
             "parse_failure": unparsed,
             "reward": _mean([reward for group in self.sampled for reward in group.rewards]),
+            "lost": _mean([float(rollout in group.lost) for group in self.sampled for rollout in group.all]),
             "prompts": float(len(self.sampled)),
         }
         for kind, values in (("accuracy", sampled), ("accuracy_greedy", greedy)):
@@ -68,18 +72,20 @@ def _by_source(row: dict[str, Any], accuracies: Sequence[float]) -> list[tuple[s
 
 def _accuracies(groups: Sequence[RolloutGroup]) -> tuple[list[list[float]], float]:
     """Accuracy of each rollout, group by group; and the share of rollouts whose answer could not be parsed."""
-    accuracy = load("accuracy")
-    values, failures, count = [], 0, 0
-    for group in groups:
-        row = group.prompt.prompt.row
-        if row["task"] not in SCORED_TASKS:
-            values.append(list(group.rewards))
-            continue
-        results = [accuracy(rollout.text, row) for rollout in group.rollouts]
-        failures += sum(result.failure is not None for result in results)
-        count += len(results)
-        values.append([result.value for result in results])
-    return values, failures / max(1, count)
+    results = [[_accuracy(rollout, rollout in group.lost) for rollout in group.all] for group in groups]
+    unparsed = [unparsed for group in results for _, unparsed in group]
+    return [[value for value, _ in group] for group in results], _mean(unparsed)
+
+
+def _accuracy(rollout: Rollout, lost: bool) -> tuple[float, bool]:
+    """Accuracy of a rollout, and whether its answer could not be parsed."""
+    row = rollout.prompt.prompt.row
+    if ACCURACY in rollout.terms:
+        return rollout.terms[ACCURACY], ACCURACY in rollout.failures
+    if row["task"] in SCORED_TASKS:
+        result = load("accuracy")(rollout.text, row)
+        return result.value, result.failure is not None
+    return (0.0 if lost else rollout.reward), False
 
 
 def constant_baselines(prompts: Sequence[RenderedPrompt]) -> dict[str, float]:
@@ -148,13 +154,14 @@ def evaluate_checkpoint(config: Config) -> None:
     with Cluster(config) as cluster, run:
         encoders = Encoders(cluster, config, source.store)
         engines = Engines(cluster, config)
-        runner = Runner(config, model, engines.generate, Rubric(config.rewards))
-        cluster.wait(encoders=encoders, engines=engines)
+        rewards = RewardWorkers(cluster, config)
+        runner = Runner(config, model, engines.generate, Rubric(config.rewards, rewards))
+        cluster.wait(encoders=encoders, engines=engines, rewards=rewards)
         run.resume({})
         with run.step(0) as log:
             evaluation = evaluate(config, runner, held_out.all(encoders.ensure), run.progress)
             log.evaluation(evaluation)
-            log.rollouts(evaluation.greedy)
+            log.rollouts(evaluation.sampled, others=evaluation.greedy)
     for name, value in evaluation.metrics().items():
         print(f"{name:40} {value:.4f}")
 

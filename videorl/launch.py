@@ -14,7 +14,9 @@ from videorl.algorithms.names import ADVANTAGES, FIXED_LOSS_AGG, LOSSES, advanta
 from videorl.config import Config, ConfigError, compose_config, configs_folder, load_config
 from videorl.imports import load_object
 from videorl.planning import dry_run
+from videorl.rewards.hooks import is_hook
 from videorl.rewards.rubric import Rubric
+from videorl.rollout.passes import load_pass
 from videorl.types import DataError
 
 _USAGE = 2  # exit code of a configuration that cannot run
@@ -72,12 +74,35 @@ def config_problems(config: Config) -> Iterator[str]:
     yield from _batch_arithmetic(config)
     yield from list(_unknown_names(config)) or _algorithm(config)
     yield from _model_and_data(config)
-    for name in {"mean", "std"} & config.rewards.terms.keys():
+    for name in {"mean", "std", "lost"} & config.rewards.terms.keys():
         yield f"rewards.terms.{name}: is taken by the metric reward/{name}; give the term another name"
+    yield from _passes(config)
     try:
         Rubric(config.rewards)
     except ValueError as error:
         yield str(error)
+    else:
+        yield from _sides(config)
+
+
+def _passes(config: Config) -> Iterator[str]:
+    for name, one in config.rollout.passes.items():
+        try:
+            if one is not None:
+                load_pass(one)
+        except ValueError as error:
+            yield f"rollout.passes.{name}: {error}"
+
+
+def _sides(config: Config) -> Iterator[str]:
+    """Group hooks name second passes that are on."""
+    passes = [name for name, one in config.rollout.passes.items() if one is not None]
+    for name, term in config.rewards.terms.items():
+        if term and is_hook(term.target) and (side := term.params.get("side")) is not None and side not in passes:
+            yield (
+                f"rewards.terms.{name}.params.side: {side!r} is no second pass; name one of rollout.passes "
+                f"({', '.join(passes) or 'there is none'}) or add it there"
+            )
 
 
 def _batch_arithmetic(config: Config) -> Iterator[str]:

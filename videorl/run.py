@@ -85,9 +85,10 @@ class StepLog:
         """Show how much of what is under way is done."""
         self._show(f"step {self.step} · {self._phase} {done}")
 
-    def rollouts(self, groups: Sequence[RolloutGroup]) -> None:
-        """Keep the step's rollouts for `rollouts.jsonl` and summarise them as `reward/*` and `rollout/*`."""
-        self.groups = groups
+    def rollouts(self, groups: Sequence[RolloutGroup], others: Sequence[RolloutGroup] = ()) -> None:
+        """Keep the step's rollouts for `rollouts.jsonl` and summarise them, without `others`, as `reward/*` and
+        `rollout/*`."""
+        self.groups = [*groups, *others]
         self.metrics("reward", compute_reward_metrics(groups))
         self.metrics("rollout", compute_rollout_metrics(groups))
 
@@ -151,12 +152,12 @@ class Run:
         log.value("time/step", time.perf_counter() - start)
         log.numbers |= self._carried
         self._carried = {}
-        lines = [make_line(step, i, rollout) for group in log.groups for i, rollout in enumerate(group.rollouts)]
+        lines = [line for group in log.groups for line in make_lines(step, group)]
         _append(self.folder / "rollouts.jsonl", lines)
         _append(self.folder / "metrics.jsonl", [{"step": step, **_or_null(log.numbers)}])
         self.history.append({"step": step, **log.numbers})
         self._trackers.log(step, log.numbers)
-        self._view.published([rollout for group in log.groups for rollout in group.rollouts])
+        self._view.published([rollout for group in log.groups for rollout in group.all])
 
     def due(self, what: Literal["eval", "save"], step: int) -> bool:
         """Whether to evaluate or save after this step: every `run.<what>_every` steps, and after the last one."""
@@ -313,39 +314,70 @@ def _or_null(numbers: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def compute_reward_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
-    """Mean of every reward term over the rollouts that have it, then mean and standard deviation of the reward."""
-    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    """Mean of every reward term over the rollouts that have it, and the shares of those it could not read and of those
+    it could not say anything of; then mean and standard deviation of the reward, and the share without one."""
+    rollouts = [rollout for group in groups for rollout in group.all]
+    rewards = [reward for group in groups for reward in group.rewards] or [math.nan]
+    out = _term_means(rollouts)
+    for name in dict.fromkeys(name for rollout in rollouts for name in rollout.failures):
+        out[f"{name}/unreadable"] = fmean(name in each.failures for each in rollouts if name in each.terms)
+    for name in dict.fromkeys(name for rollout in rollouts for name in rollout.abstained):
+        out[f"{name}/abstained"] = fmean(
+            name in each.abstained for each in rollouts if name in each.abstained or name in each.terms
+        )
+    lost = sum(len(group.lost) for group in groups) / len(rollouts)
+    return out | {"mean": fmean(rewards), "std": pstdev(rewards), "lost": lost}
+
+
+def _term_means(rollouts: Sequence[Rollout]) -> dict[str, float]:
     terms = dict.fromkeys(name for rollout in rollouts for name in rollout.terms)
-    means = {name: fmean(rollout.terms[name] for rollout in rollouts if name in rollout.terms) for name in terms}
-    rewards = [rollout.reward for rollout in rollouts]
-    return means | {"mean": fmean(rewards), "std": pstdev(rewards)}
+    return {name: fmean(rollout.terms[name] for rollout in rollouts if name in rollout.terms) for name in terms}
 
 
 def compute_rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
-    """Mean response length in tokens, and shares: of rollouts, of groups (zero variance), of prompt tokens (prefix)."""
-    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    """Mean response length in tokens, and shares: of rollouts, of groups (zero variance), of prompt tokens (prefix).
+
+    For each second pass the means of its terms, and the share of prompts that it had something to ask about.
+    """
+    rollouts = [rollout for group in groups for rollout in group.all]
     prompt_tokens = sum(rollout.prompt.num_tokens for rollout in rollouts)
-    return {
+    passes: dict[str, float] = {}
+    for name in dict.fromkeys(name for group in groups for name in group.sides):
+        sides = [group.sides[name] for group in groups if name in group.sides]
+        means = _term_means([rollout for side in sides for rollout in side.all])
+        passes |= {f"{name}/asked": len(sides) / len(groups)} | {f"{name}/{term}": v for term, v in means.items()}
+    return passes | {
         "response_tokens": fmean(len(rollout.response_ids) for rollout in rollouts),
         "truncated": fmean(rollout.finish_reason == "length" for rollout in rollouts),
         "parse_failure": fmean(bool(rollout.failures) for rollout in rollouts),
-        "zero_variance_groups": fmean(max(group.rewards) - min(group.rewards) < 1e-9 for group in groups),
+        "zero_variance_groups": fmean(group.zero_variance for group in groups),
         "prefix_cached": sum(rollout.cached_tokens for rollout in rollouts) / prompt_tokens,
     }
 
 
-def make_line(step: int, index: int, rollout: Rollout) -> dict[str, Any]:
-    """A rollout for `rollouts.jsonl`; `index` is its place in its group, frame times are seconds to the microsecond."""
+def make_lines(step: int, group: RolloutGroup) -> list[dict[str, Any]]:
+    """A group for `rollouts.jsonl`: a line for each rollout, then those of its second passes."""
+    known = [make_line(step, rollout) for rollout in group.rollouts]
+    unknown = [make_line(step, rollout) | {"reward": None} for rollout in group.lost]
+    first = sorted(known + unknown, key=lambda line: line["index"])
+    sides = [line | {"pass": name} for name, side in group.sides.items() for line in make_lines(step, side)]
+    return first + sides
+
+
+def make_line(step: int, rollout: Rollout) -> dict[str, Any]:
+    """`index` is the rollout's place in its group; frame times are seconds to the microsecond."""
     rendered = rollout.prompt
     return {
         "step": step,
         "prompt_id": rendered.prompt.id,
-        "index": index,
+        "index": rollout.index,
+        "temperature": rollout.temperature,
         "prompt": "\n".join(message_text(message) for message in rendered.prompt.messages),
         "response": rollout.text,
         "reward": rollout.reward,
         "terms": _or_null(rollout.terms),
         "failures": rollout.failures,
+        "abstained": rollout.abstained,
         "finish_reason": rollout.finish_reason,
         "media_keys": [media.key for media in rendered.media],
         "media_paths": [media.clip.path for media in rendered.media],

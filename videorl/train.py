@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 
 import torch
 
@@ -21,9 +22,11 @@ from videorl.models.base import build_model, open_model
 from videorl.models.media import open_source
 from videorl.planning import print_plan
 from videorl.rewards.report import describe_batch
-from videorl.rewards.rubric import Rubric
+from videorl.rewards.rubric import RewardError, Rubric
+from videorl.rewards.workers import RewardWorkers
 from videorl.rollout.engine import Engines
-from videorl.rollout.runner import Runner
+from videorl.rollout.passes import Passes
+from videorl.rollout.runner import Runner, Training
 from videorl.run import Run, StepLog
 from videorl.types import RolloutGroup
 from videorl.workers.critic import Critic
@@ -47,8 +50,12 @@ def train(config: Config) -> None:
         policy = Policy.trained(cluster, config)
         reference = Policy.reference(cluster, config, policy)
         critic = Critic(cluster, config, config.critic) if config.critic else None
-        runner = Runner(config, model, engines.generate, Rubric(config.rewards))
-        cluster.wait(encoders=encoders, engines=engines, policy=policy, reference=reference, critic=critic)
+        rewards = RewardWorkers(cluster, config)
+        runner = Runner(config, model, engines.generate, Rubric(config.rewards, rewards))
+        passes = Passes(config.rollout.passes, prompts.renderer, model.tokenizer, config.seed, encoders.ensure)
+        cluster.wait(
+            encoders=encoders, engines=engines, policy=policy, reference=reference, critic=critic, rewards=rewards
+        )
 
         learners = {"policy": policy} | ({"critic": critic} if critic else {})
         step, state = run.resume(learners)
@@ -65,8 +72,7 @@ def train(config: Config) -> None:
             step += 1
             with run.step(step) as log:
                 with log.time("rollout"):  # 1. G responses per prompt, scored
-                    groups = collect(config, prompts, encoders, runner, step, log)
-                log.rollouts(groups)
+                    groups = collect(config, prompts, encoders, runner, passes, step, log)
                 if step == 1:
                     run.say(describe_batch(groups))
 
@@ -93,6 +99,7 @@ def train(config: Config) -> None:
                 if exam and run.due("eval", step):
                     with log.time("eval"):
                         log.evaluation(evaluate(config, runner, exam, run.progress))
+                log.metrics("scorer", rewards.report(check=run.due("eval", step)))
                 log.metrics("data", prompts.metrics())
                 log.metrics("video", encoders.take_counts())
                 log.metrics("driver", cluster.take_counts())
@@ -105,10 +112,25 @@ def train(config: Config) -> None:
 
 
 def collect(
-    config: Config, prompts: PromptStream, encoders: Encoders, runner: Runner, step: int, log: StepLog
+    config: Config,
+    prompts: PromptStream,
+    encoders: Encoders,
+    runner: Runner,
+    passes: Passes,
+    step: int,
+    log: StepLog,
 ) -> list[RolloutGroup]:
-    """One step's groups. With dynamic sampling (DAPO), groups that teach nothing are replaced by further prompts."""
+    """One step's groups to train on. All that was rolled out is logged.
+
+    With dynamic sampling (DAPO), groups that teach nothing are replaced by further prompts. Groups that lost rollouts
+    whose reward nobody could say are trained on with those that are left, if two are.
+
+    Raises RewardError where more than half of the rollouts were lost, or all groups.
+    """
     rollout, dynamic = config.rollout, config.algorithm.dynamic_sampling
+    training = Training(done=(step - 1) / config.total_steps, passes=passes)
+    all_drawn: list[RolloutGroup] = []
+    scored: list[RolloutGroup] = []
     groups: list[RolloutGroup] = []
     for draw in range(dynamic.max_batches if dynamic else 1):
         drawn = runner.collect(
@@ -117,11 +139,25 @@ def collect(
             temperature=rollout.temperature,
             label=f"step {step}.{draw}",
             progress=log.progress,
+            training=training,
         )
-        groups += [group for group in drawn if not (dynamic and group.zero_variance)]
+        all_drawn += drawn
+        usable = [group for group in drawn if len(group.rollouts) >= min(2, rollout.group_size)]
+        scored += usable
+        groups += [group for group in usable if not (dynamic and group.zero_variance)]
         if len(groups) == rollout.prompts_per_step:
             break
-    return groups or drawn  # a step in which no group differs is trained on as it is: its advantages are zero
+    log.rollouts(all_drawn)
+    lost = [rollout for group in all_drawn for rollout in group.lost]
+    total = sum(len(group.all) for group in all_drawn)
+    if 2 * len(lost) > total or not scored:
+        reasons = Counter(why for rollout in lost for why in rollout.abstained.values())
+        raise RewardError(
+            f"step {step}: {len(lost)} of {total} rollouts could not be scored, more than half or all of their groups: "
+            + "; ".join(why for why, _ in reasons.most_common(3))
+        )
+    groups = groups or scored  # a step in which no group differs is trained on as it is: its advantages are zero
+    return groups + [side for group in groups for side in passes.joined(group) if len(side.rollouts) >= 2]
 
 
 def assign_credit(config: Config, batch: Batch, log: StepLog) -> Batch:

@@ -90,7 +90,8 @@ class Clip:
     """A video file, a time span of it and a sampling rule. `load_frames(clip)` turns it into pixels.
 
     `start` and `end` are seconds on the player's clock (0 = the first frame of the file); None = the file's own bound.
-    `sha256`, where given, is what the file's bytes must hash to.
+    `sha256`, where given, is what the file's bytes must hash to. `shuffle`, where given, is the seed of the order in
+    which the frames are shown in place of their own.
     """
 
     path: str
@@ -98,6 +99,7 @@ class Clip:
     start: float | None = None
     end: float | None = None
     sha256: str | None = None
+    shuffle: int | None = None
 
     def __post_init__(self):
         for name in ("start", "end"):
@@ -143,9 +145,9 @@ class Prompt:
 class RenderedPrompt:
     """A prompt as token ids in which ONE placeholder stands for each video; `expand_placeholders` gives the long form.
 
-    `frame_times[i]` are the container timestamps in seconds of the frames of `media[i]`; `origins[i]` is the container
-    time of that clip's own 0 s and `durations[i]` its length. They stay with the driver: only `token_ids` and `media`
-    are sent to engines and trainers, so what travels does not grow with the number of frames.
+    `frame_times[i]` are the container timestamps in seconds of the frames of `media[i]` as shown; `origins[i]` is the
+    container time of that clip's own 0 s and `durations[i]` its length. They stay with the driver: only `token_ids` and
+    `media` are sent to engines and trainers, so what travels does not grow with the number of frames.
     """
 
     prompt: Prompt
@@ -197,11 +199,15 @@ class SamplingParams:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What an engine needs for one response. The engine fetches embeddings or frames itself, by `media[i].key`."""
+    """What an engine needs for one response. The engine fetches embeddings or frames itself, by `media[i].key`.
+
+    `start` holds response tokens that stand already: the engine goes on after them.
+    """
 
     token_ids: tuple[int, ...]
     media: tuple[Media, ...]
     sampling: SamplingParams
+    start: tuple[int, ...] = ()
 
 
 FinishReason = Literal["stop", "length"]
@@ -233,6 +239,10 @@ class Rollout:
 
     `response_mask[i]` is 1 where the policy sampled `response_ids[i]`; there, and only there,
     `rollout_log_probs[i]` is the engine's log-probability of it (0.0 elsewhere).
+
+    `index` is its place among the rollouts of its prompt; in a second pass `parent` is the index of the rollout that
+    this one goes back to. Of the reward: `terms` holds what each term gave, `failures` why a term could not read the
+    text, `abstained` why a term could not say anything.
     """
 
     prompt: RenderedPrompt
@@ -244,9 +254,13 @@ class Rollout:
     weight_version: int
     seen: str
     cached_tokens: int = 0
+    temperature: float = 1.0
+    index: int = 0
+    parent: int | None = None
     reward: float = 0.0
     terms: dict[str, float] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    abstained: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
         n = len(self.response_ids)
@@ -268,20 +282,29 @@ class Rollout:
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutGroup:
-    """The rollouts of one prompt."""
+    """The rollouts of one prompt. `lost` are those whose reward nobody could say: they are kept, and not trained on.
+
+    `sides` are the groups of second passes, by the name of the pass, each with a prompt of its own.
+    """
 
     prompt: RenderedPrompt
     rollouts: tuple[Rollout, ...]
+    lost: tuple[Rollout, ...] = ()
+    sides: dict[str, RolloutGroup] = field(default_factory=dict)
 
     def __post_init__(self):
-        if not self.rollouts:
+        if not self.all:
             raise ValueError(f"RolloutGroup of {self.prompt.prompt.id} is empty")
-        for rollout in self.rollouts:
+        for rollout in self.all:
             if rollout.prompt.token_ids != self.prompt.token_ids or rollout.prompt.media != self.prompt.media:
                 raise ValueError(
                     f"RolloutGroup of {self.prompt.prompt.id} holds a rollout of {rollout.prompt.prompt.id} "
                     "with another prompt: all rollouts of a group share tokens and media"
                 )
+
+    @property
+    def all(self) -> tuple[Rollout, ...]:
+        return self.rollouts + self.lost
 
     @property
     def rewards(self) -> tuple[float, ...]:
@@ -290,4 +313,4 @@ class RolloutGroup:
     @property
     def zero_variance(self) -> bool:
         """All rewards are equal, so a group-relative advantage is zero and the group teaches nothing."""
-        return max(self.rewards) - min(self.rewards) <= EQUAL_REWARDS
+        return max(self.rewards, default=0.0) - min(self.rewards, default=0.0) <= EQUAL_REWARDS

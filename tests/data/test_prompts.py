@@ -1,10 +1,8 @@
-"""Messages of a row; order, resuming and quarantine of a stream; the data check on real files."""
+"""Messages of a row; order, resuming and quarantine of a stream."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from clips import make_sampling, write_clip
+from clips import make_sampling
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from videorl.config import DataConfig
-from videorl.data.__main__ import main
 from videorl.data.prompts import PromptStream, check_spans, make_prompt
 from videorl.data.schema import CanonicalRow
 from videorl.types import DataError, Media, RenderedPrompt, VideoError
@@ -349,7 +346,7 @@ def test_errors_that_are_not_about_data_are_not_hidden(root, monkeypatch):
         raise Stopped
 
     stream = make_stream(root, make_rows(1))
-    monkeypatch.setattr(stream.model, "render", stop)
+    monkeypatch.setattr(stream.renderer.model, "render", stop)
     with pytest.raises(Stopped):
         stream.all(provide)
 
@@ -380,56 +377,3 @@ def test_streams_of_a_configuration(root, tmp_path):
     assert held_out is not None and ids(held_out.all(provide)) == ["0", "1"] and len(held_out) == 3
     config.data = make_config(root)
     assert PromptStream.held_out(config, *fakes) is None
-
-
-# --- python -m videorl.data check ------------------------------------------------------------------------------------
-
-
-def check(folder, rows):
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    arguments = ["check", "--path", str(folder / "rows.jsonl"), "--media-root", str(folder)]
-    return main([*arguments, "--workers", "1", "--max-pixels", "3136"])
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory):
-    """50 frames at 25 fps, whole and cut in the middle."""
-    folder = tmp_path_factory.mktemp("clips")
-    write_clip(folder / "whole.mp4")
-    (folder / "cut.mp4").write_bytes((folder / "whole.mp4").read_bytes()[:2000])
-    return folder
-
-
-def test_check_accepts_good_data(clips, capsys):
-    rows = [make_row("a", videos=[{"path": "whole.mp4"}]), make_row("b", videos=[{"path": "whole.mp4", "end": 1.0}])]
-    assert check(clips, [*rows, make_row("text")]) == 0
-    lines = [line.strip("│ ").split() for line in capsys.readouterr().out.splitlines()]
-    cells = [[cell for cell in line if cell != "│"] for line in lines]
-    assert ["open", "3", "0"] in cells
-    # 4 frames each (2 s at 2 fps; never fewer than 4), 96 x 64 shrunk to 56 x 28 for 3136 pixels: 2 * 2 * 1 tokens
-    assert ["seconds", "of", "a", "clip", "1.0", "1.5", "2.0", "3.0"] in cells
-    assert ["visual", "tokens", "of", "a", "row", "4", "4", "4", "8"] in cells
-
-
-def test_check_lists_bad_clips_by_reason(clips, capsys):
-    rows = [
-        make_row("good", videos=[{"path": "whole.mp4"}]),
-        make_row("broken", videos=[{"path": "cut.mp4"}]),
-        make_row("away", videos=[{"path": "../whole.mp4"}]),
-        make_row("late", task="grounding", videos=[{"path": "whole.mp4"}], spans=[[0, 2.1]]),
-    ]
-    assert check(clips, rows) == 1
-    out = capsys.readouterr().out
-    assert "outside_root: 1 bad rows" in out and "away: '../whole.mp4'" in out
-    assert "span_outside_clip: 1 bad rows" in out and "late: span [0.0, 2.1] leaves its clip of 2.000 s" in out
-    assert "broken: " in out and "good: " not in out
-
-
-def test_check_reports_bad_rows_before_it_reads_clips(clips, capsys):
-    assert check(clips, [{"id": "a"}]) == 1
-    assert "line 1: id 'a': task is missing" in capsys.readouterr().err
-
-
-def test_check_needs_no_torch():
-    code = "import sys, videorl.data.__main__; sys.exit('torch' in sys.modules or 'ray' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from videorl.answers.gold import gold_letter, gold_number, gold_spans
 from videorl.data.schema import CanonicalRow, fingerprint, load_rows
-from videorl.rewards.terms import gold_letter, gold_number, gold_spans
 from videorl.types import DataError
 
 fixed = settings(derandomize=True, deadline=None, max_examples=50)

@@ -44,6 +44,8 @@ class Workspace:
             f"store.dir={self.folder}/store",
             "run.trackers=[]",
             "run.live=plain",
+            "policy.ranks=1",
+            "rollout.num_engines=1",
             *more,
         ]
 

@@ -316,7 +316,8 @@ def test_videos_are_encoded_together_as_alone(tiny):
         alone = [tiny.encode(tower, [one], [grid])[0] for one, grid in zip(patches, grids, strict=True)]
     assert [len(features) for features in together] == [12, 8, 27]
     for one, other in zip(together, alone, strict=True):
-        assert torch.allclose(one, other, atol=1e-6, rtol=0)
+        # float32 sums in another order, of values up to 4: the last digits depend on the processor
+        assert (one - other).abs().max() < 5e-6
 
 
 def test_the_blank_input_is_one_token(tiny):

@@ -3,10 +3,11 @@ import sys
 
 import pytest
 
-from videorl.rewards.__main__ import main
-from videorl.rewards.parsers import Failure
-from videorl.rewards.registry import TERMS, Term, load
-from videorl.rewards.terms import RewardResult
+import videorl.rewards
+from videorl.answers.answer import Failure
+from videorl.answers.gold import RowError
+from videorl.rewards.registry import Term, load
+from videorl.rewards.result import RewardResult
 
 ROW = {
     "id": "clip-7",
@@ -73,23 +74,38 @@ def here(name, **params):
 
 
 def test_built_ins_load_by_name():
+    assert videorl.rewards.load("number")(response="<answer>3</answer>", gold=3).value == 1.0
     assert load("accuracy")(response=RESPONSE, row=ROW) == RewardResult(1.0)
     assert load("multiple_choice", tags="none")("red", ROW).value == 0.0
     assert load("multiple_choice", tags="none")("green", ROW).value == 1.0
 
 
-def test_built_ins_declare_the_fields_they_read():
-    gold = {
-        "mc": {"choices": ["red", "green"], "answer": "B"},
-        "numeric": {"answer": 5},
-        "grounding": {"spans": [[2, 6]]},
-    }
-    tasks = {"multiple_choice": ["mc"], "number": ["numeric"], "temporal_iou": ["grounding"], "format": ["mc"]}
-    for name, term in TERMS.items():
-        for task in tasks.get(name, list(gold)):
-            whole = {"id": "clip-7", "task": task, **gold[task]}
-            declared = {key: value for key, value in whole.items() if key in ("id", *term.fields)}
-            assert load(name)(RESPONSE, declared) == load(name)(RESPONSE, whole)
+def test_a_row_can_be_given_by_its_fields():
+    assert load("multiple_choice")(response=RESPONSE, gold="B", choices=["red", "green"]).value == 1.0
+    assert load("multiple_choice")(response=RESPONSE, gold="A", **{**ROW, "answer": None}).value == 0.0
+    assert load("accuracy", tags="none")(response="6", gold=6, task="numeric").value == 1.0
+    assert load("multiple_choice")(RESPONSE, ROW, gold="A").value == 0.0  # over the row's own
+    assert ROW["answer"] == "B"
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "gold"),
+    [("number", "6", 6), ("temporal_iou", "2 to 6", [[2, 6]]), ("box_iou", "[1, 2, 3, 4]", [[1, 2, 3, 4]])],
+)
+def test_gold_goes_to_the_field_in_which_the_term_looks_for_it(name, answer, gold):
+    meta = {"index": 3}
+    assert load(name)(response=f"<answer>{answer}</answer>", gold=gold, meta=meta).value == 1.0
+    assert meta == {"index": 3}
+
+
+def test_without_its_gold_a_response_cannot_be_scored():
+    with pytest.raises(RowError, match=r"row '\(no row\)': answer=None must be one finite number"):
+        load("number")("<answer>6</answer>")
+
+
+def test_user_functions_take_the_same_call():
+    assert here("ours")(RESPONSE, meta={"index": 3}).value == len(RESPONSE) + 3
+    assert here("verl_without_extra_info")(response=RESPONSE, gold="B").value == 1.0
 
 
 def test_our_form():
@@ -116,7 +132,7 @@ def test_trl_form():
     ("target", "params", "says"),
     [
         ("acuracy", {}, "did you mean 'accuracy'"),
-        ("zzz", {}, "choose from accuracy, format"),
+        ("zzz", {}, "choose from accuracy, box_giou"),
         ("no.such.module:fn", {}, "no module named"),
         (f"{__name__}:nothing", {}, "defines no 'nothing'"),
         (f"{__name__}:unknown_form", {}, r"this one takes \(text, gold\)"),
@@ -124,10 +140,10 @@ def test_trl_form():
         (f"{__name__}:ours", {"row": {}}, r"params\.row is not a parameter"),
         (f"{__name__}:verl_score", {"solution_str": ""}, r"params\.solution_str is not a parameter"),
         (f"{__name__}:needs_a_parameter", {}, r"params\.threshold is missing"),
-        ("format", {"mode": "loose"}, r"params\.mode: 'loose': Input should be 'strict' or 'legacy'"),
+        ("format", {"mode": "loose"}, r"params\.mode: 'loose': Input should be 'strict', 'answer_only'"),
         ("format", {"tags": "none"}, r"params\.tags: 'none'"),
         ("number", {"tolerance": -1}, r"params\.tolerance: -1"),
-        ("temporal_iou", {"mode": "json"}, r"params\.mode: 'json'"),
+        ("temporal_iou", {"mode": "yaml"}, r"params\.mode: 'yaml'"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_response(target, params, says):
@@ -150,14 +166,6 @@ def test_values_outside_the_range(value):
 def test_what_is_not_a_reward(value):
     with pytest.raises((TypeError, ValueError, KeyError)):
         here("gives", value=value)("", ROW)
-
-
-def test_list_prints_every_term(capsys):
-    main(["list"])
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["name", "range", "row", "fields", "source"]
-    assert [line.split()[0] for line in lines[1:]] == list(TERMS)
-    assert "temporal_iou     [0, 1]  spans " in lines[4]
 
 
 def test_the_package_needs_no_torch():

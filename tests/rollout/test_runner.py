@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from fakes import FAKE_MODEL, FakeEngine
+from fakes import FAKE_MODEL, FakeEngine, FakeTokenizer
 from makers import make_media, make_rendered
 
-from videorl.config import Config, load_config
-from videorl.rewards.rubric import RewardError, Rubric
-from videorl.rollout.runner import Runner, rollout_seed
-from videorl.types import RolloutGroup
+from videorl.config import Config, PassConfig, load_config
+from videorl.rewards.rubric import Rubric
+from videorl.rollout.passes import Passes
+from videorl.rollout.runner import Runner, Training, rollout_seed
+from videorl.types import Prompt, RolloutGroup
 
 PROMPTS = [make_rendered("p", (97,)), make_rendered("q", (98, 9), [make_media()]), make_rendered("r", (99,))]
 
@@ -121,7 +124,46 @@ def test_a_failure_of_the_engine_comes_back_as_itself(config):
     assert engine.under_way == 0  # the others were given up
 
 
-def test_a_failure_of_a_reward_names_its_row_and_its_cause(config):
-    with pytest.raises(RewardError, match="reward term 'length' failed on row 'broken'") as caught:
-        collect(config, FakeEngine(echo), prompts=[PROMPTS[0], make_rendered("broken")])
-    assert isinstance(caught.value.__cause__, KeyError)  # and with it the place in the user's code
+def test_a_failure_of_a_reward_costs_that_rollout_alone_and_names_it(config):
+    whole, lost = collect(config, FakeEngine(echo), prompts=[PROMPTS[0], make_rendered("broken")])
+    assert len(whole.rollouts) == 3 and whole.lost == ()
+    assert lost.rollouts == () and [rollout.index for rollout in lost.lost] == [0, 1, 2]
+    assert lost.lost[1].abstained == {"length": "raised: KeyError: 'answer' (sample broken#1)"}
+
+
+class FakeRenderer:
+    """Of a row with other words: other tokens."""
+
+    def prompt(self, row):
+        return Prompt(id=row["id"], task="mc", messages=(), clips=(), row=row)
+
+    def render(self, prompt):
+        return replace(make_rendered(prompt.id, tuple(map(ord, "".join(prompt.row["choices"])))), prompt=prompt)
+
+
+def test_a_second_pass_goes_on_after_what_stands_already(config):
+    """The response is `t</think>A`; its reasoning goes behind the changed question, and the engine adds one token."""
+    row = {"id": "p", "task": "mc", "prompt": "?", "choices": ["x", "y"], "answer": "A", "meta": {}}
+    prompt = replace(PROMPTS[0], prompt=replace(PROMPTS[0].prompt, row=row))
+    trace = [ord(c) for c in "t</think>"]
+    engine = FakeEngine(lambda request: [66] if request.start else [*trace, 65])
+    passes = Passes(
+        {"options": PassConfig.model_validate({"target": "shuffled_options"})}, FakeRenderer(), FakeTokenizer(), 0,
+        lambda media: {},
+    )  # fmt: skip
+    (group,) = collect(config, engine, prompts=[prompt], training=Training(0.5, passes), group_size=2)
+    side = group.sides["options"]
+    assert side.prompt.prompt.row["choices"] == ["y", "x"] and side.prompt.prompt.row["answer"] == "B"
+    for index, rollout in enumerate(side.rollouts):
+        assert rollout.response_ids == (*trace, 66) and rollout.text == "t</think>B"
+        assert rollout.response_mask == (0,) * len(trace) + (1,)
+        assert rollout.rollout_log_probs == (0.0,) * len(trace) + (-0.5,)
+        assert rollout.parent == index
+    again = [request for request in engine.requests if request.start]
+    assert {request.sampling.max_tokens for request in again} == {11 - len(trace)}
+    assert len({request.sampling.seed for request in engine.requests}) == 4
+
+
+def test_evaluation_has_neither_second_passes_nor_hooks(config):
+    (group,) = collect(config, FakeEngine(echo), prompts=PROMPTS[:1])
+    assert group.sides == {}

@@ -107,6 +107,33 @@ def _complete_question(parts: list[dict[str, str]], choices: Sequence[str] | Non
         parts.append({"type": "text", "text": "\n".join(filter(None, (line, instruction)))})
 
 
+class Renderer:
+    """Rows to prompts and prompts to token ids and media handles, as a configuration says."""
+
+    def __init__(self, config: DataConfig, model: VideoModel, source: MediaSource):
+        self.config, self.model, self.source = config, model, source
+        self.sampling = Sampling(
+            **config.sampling.model_dump(),
+            spatial_factor=model.spatial_factor,
+            temporal_factor=model.temporal_factor,
+        )
+
+    def prompt(self, row: dict[str, Any]) -> Prompt:
+        """Raises VideoError, as `make_prompt`."""
+        return make_prompt(row, self.config, self.sampling)
+
+    def render(self, prompt: Prompt) -> RenderedPrompt:
+        """From headers alone. Raises DataError: a bad clip, text or span, or `too_long`."""
+        pairs = [self.source.plan(clip) for clip in prompt.clips]
+        plans = [plan for plan, _ in pairs]
+        check_spans(prompt.row, plans)
+        rendered = self.model.render(prompt, [media for _, media in pairs], plans)
+        if rendered.num_tokens > self.config.max_prompt_tokens:
+            limit = f"data.max_prompt_tokens={self.config.max_prompt_tokens}"
+            raise DataError(TOO_LONG, f"{rendered.num_tokens} tokens, over {limit}; show fewer frames or raise it")
+        return rendered
+
+
 # --- a data set ------------------------------------------------------------------------------------------------------
 
 
@@ -128,13 +155,8 @@ class PromptStream:
         limit: int | None = None,
     ):
         self.rows = {row["id"]: row for row in rows}
-        self.config, self.model, self.source = config, model, source
-        self.seed, self.limit = seed, limit
-        self.sampling = Sampling(
-            **config.sampling.model_dump(),
-            spatial_factor=model.spatial_factor,
-            temporal_factor=model.temporal_factor,
-        )
+        self.config, self.seed, self.limit = config, seed, limit
+        self.renderer = Renderer(config, model, source)
         self.quarantined: dict[str, tuple[str, str]] = {}
         self._reasons: Counter[str] = Counter()
         self.consumed = 0  # prompts handed out by `take`
@@ -255,20 +277,11 @@ class PromptStream:
         """The prompt of a row from headers alone; None where the row was set aside instead, now or before."""
         if id in self.quarantined:
             return None
-        row = self.rows[id]
         try:
-            prompt = make_prompt(row, self.config, self.sampling)
-            pairs = [self.source.plan(clip) for clip in prompt.clips]
-            plans = [plan for plan, _ in pairs]
-            check_spans(row, plans)
-            rendered = self.model.render(prompt, [media for _, media in pairs], plans)
-            if rendered.num_tokens > self.config.max_prompt_tokens:
-                limit = f"data.max_prompt_tokens={self.config.max_prompt_tokens}"
-                raise DataError(TOO_LONG, f"{rendered.num_tokens} tokens, over {limit}; show fewer frames or raise it")
+            return self.renderer.render(self.renderer.prompt(self.rows[id]))
         except DataError as error:
             self._quarantine(id, error)
             return None
-        return rendered
 
     # -- what is set aside -----------------------------------------------------------------------------------------
 

@@ -37,7 +37,10 @@ class MediaSource:
         return self._handles[clip]
 
     def frames(self, media: Media) -> torch.Tensor:
-        """Decoded frames `[T, H, W, 3]` uint8. The handle's key is checked against the file as it is now."""
+        """Decoded frames `[T, H, W, 3]` uint8 in the order in which they are shown. They are stored in their own.
+
+        The handle's key is checked against the file as it is now.
+        """
         plan, handle = self.plan(media.clip)
         if handle.key != media.key:
             raise ValueError(f"{media.clip.path}: its key is {handle.key[:12]} here and {media.key[:12]} in the handle")
@@ -51,7 +54,7 @@ class MediaSource:
             cached = self.store.get(key)
             if cached is None:
                 raise EmbeddingMissing(f"{media.clip.path}: its frames were evicted at once; raise store.max_gb")
-        return cached
+        return cached if media.clip.shuffle is None else cached[list(plan.order)]
 
     def features(self, media: Sequence[Media]) -> list[torch.Tensor]:
         """What a trainer feeds for each clip: stored embeddings, or patches for a tower that is being trained."""

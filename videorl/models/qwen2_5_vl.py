@@ -76,6 +76,7 @@ class Qwen25VL:
             self.config.dtype,
             "pixels" if self.config.train_vision else self.vision_digest,
             _EMBEDDING_FORMAT,
+            *([] if clip.shuffle is None else [plan.order]),
         ]
         return Media(
             clip=clip,
@@ -109,7 +110,7 @@ class Qwen25VL:
             prompt=prompt,
             token_ids=tuple(token_ids),
             media=tuple(media),
-            frame_times=tuple(plan.pts for plan in plans),
+            frame_times=tuple(plan.shown_pts for plan in plans),
             origins=tuple(plan.origin for plan in plans),
             durations=tuple(plan.duration for plan in plans),
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from videorl.rewards.parsers import REASONS
+from videorl.answers.answer import REASONS
 from videorl.types import Rollout, RolloutGroup
 
 

@@ -78,10 +78,10 @@ class VLLMEngine:
         prompt, expanded = self._prompt(request)
         output = await self._submit(prompt, request.sampling)
         shown = list(output.prompt_token_ids)
-        if shown != expanded:
+        if shown != [*expanded, *request.start]:
             raise contract.AlignmentError(
-                f"vLLM expanded the prompt to {len(shown)} tokens, the model's rule gives {len(expanded)}: "
-                f"media {[item.key[:12] for item in request.media]}"
+                f"vLLM expanded the prompt to {len(shown)} tokens, the model's rule gives {len(expanded)} "
+                f"and {len(request.start)} of the response: media {[item.key[:12] for item in request.media]}"
             )
         completion = output.outputs[0]
         return Generation(
@@ -92,7 +92,7 @@ class VLLMEngine:
             ),
             finish_reason=completion.finish_reason,
             weight_version=self.version,
-            seen=contract.fingerprint(shown, request.media),
+            seen=contract.fingerprint(shown[: len(expanded)], request.media),
             cached_tokens=output.num_cached_tokens or 0,
         )
 
@@ -177,7 +177,7 @@ class VLLMEngine:
 
     def _prompt(self, request: Request) -> tuple[dict[str, Any], list[int]]:
         expanded = expand_placeholders(request.token_ids, request.media, self.model.placeholder_id)
-        prompt: dict[str, Any] = {"prompt_token_ids": list(request.token_ids)}
+        prompt: dict[str, Any] = {"prompt_token_ids": [*request.token_ids, *request.start]}
         if request.media:
             features = [self._features(item) for item in request.media]
             prompt |= self.model.engine_inputs(request.media, features)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import random
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -87,6 +88,22 @@ class FramePlan:
                 "sampling.spatial_factor must be a multiple of the model's patch size"
             )
         return math.ceil(len(self.pts) / temporal_patch), self.height // patch_size, self.width // patch_size
+
+    @cached_property
+    def order(self) -> tuple[int, ...]:
+        """In which order the frames are shown: their own, or with `clip.shuffle` a random one, never their own."""
+        own = list(range(len(self.pts)))
+        order = own.copy()
+        if self.clip.shuffle is not None and len(own) > 1:
+            rng = random.Random(self.clip.shuffle)
+            while order == own:
+                rng.shuffle(order)
+        return tuple(order)
+
+    @property
+    def shown_pts(self) -> tuple[float, ...]:
+        """The container times of the frames in the order in which they are shown."""
+        return tuple(self.pts[index] for index in self.order)
 
     @property
     def seconds_per_grid(self) -> float:

@@ -1,0 +1,1 @@
+"""Terms that ask a service or another model; each implements `videorl.rewards.result.Scorer`."""
