@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+from makers import make_media, make_rendered
+
 from videorl.config import Config
-from videorl.types import Generation, Request
+from videorl.types import Generation, Prompt, RenderedPrompt, Request
 
 
 class FakeEngine:
@@ -56,6 +59,19 @@ class FakeTokenizer:
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         return list(map(ord, text))
+
+
+class FakeRenderer:
+    """A row is its own prompt: token ids are the characters of its question and options, after those of its clips."""
+
+    def prompt(self, row: dict[str, Any]) -> Prompt:
+        messages = ({"role": "user", "content": [{"type": "text", "text": str(row["prompt"])}]},)
+        return Prompt(id=row["id"], task=row["task"], messages=messages, clips=(), row=row)
+
+    def render(self, prompt: Prompt) -> RenderedPrompt:
+        text = str(prompt.row["prompt"]) + "".join(prompt.row.get("choices") or [])
+        media = [replace(make_media(f"{clip.path}/{clip.shuffle}"), clip=clip) for clip in prompt.clips]
+        return replace(make_rendered(prompt.id, tuple(map(ord, text)), media), prompt=prompt)
 
 
 FAKE_MODEL: Any = SimpleNamespace(tokenizer=FakeTokenizer())

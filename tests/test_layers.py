@@ -23,7 +23,7 @@ LAYERS = (
     ("checkpoint", "tracking", "live", "summary", "run"),
     ("models", "data"),
     ("rollout", "envs", "rewards", "workers"),
-    ("planning", "launch", "train", "sft", "evaluate"),
+    ("planning", "launch", "train", "sft", "evaluate", "recipes"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 APART = ({"rollout", "workers"},)  # they meet in train.py, through types

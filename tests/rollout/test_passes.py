@@ -5,28 +5,14 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from fakes import FakeTokenizer
-from makers import make_clip, make_group, make_media, make_rendered
+from fakes import FakeRenderer, FakeTokenizer
+from makers import make_clip, make_group
 
 from videorl.config import PassConfig
 from videorl.rollout.passes import HintLadder, Passes, ShuffledFrames, ShuffledOptions, Start, load_pass
-from videorl.types import DataError, Prompt, RolloutGroup
+from videorl.types import DataError, RolloutGroup
 
 CHOICES = ["red", "green", "blue", "yellow"]
-
-
-class FakeRenderer:
-    """A row is its own prompt; token ids are the characters of the question and its options."""
-
-    def prompt(self, row):
-        messages = ({"role": "user", "content": [{"type": "text", "text": row["prompt"]}]},)
-        return Prompt(id=row["id"], task=row["task"], messages=messages, clips=(), row=row)
-
-    def render(self, prompt):
-        text = prompt.row["prompt"] + "".join(prompt.row.get("choices") or [])
-        media = [replace(make_media(f"{clip.path}/{clip.shuffle}"), clip=clip) for clip in prompt.clips]
-        rendered = make_rendered(prompt.id, tuple(map(ord, text)), media)
-        return replace(rendered, prompt=prompt)
 
 
 RENDERER = FakeRenderer()

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from fakes import FAKE_MODEL, FakeEngine, FakeTokenizer
+from fakes import FAKE_MODEL, FakeEngine, FakeRenderer, FakeTokenizer
 from makers import make_media, make_rendered
 
 from videorl.config import Config, PassConfig, load_config
 from videorl.rewards.rubric import Rubric
 from videorl.rollout.passes import Passes
 from videorl.rollout.runner import Runner, Training, rollout_seed
-from videorl.types import Prompt, RolloutGroup
+from videorl.types import RolloutGroup
 
 PROMPTS = [make_rendered("p", (97,)), make_rendered("q", (98, 9), [make_media()]), make_rendered("r", (99,))]
 
@@ -129,16 +129,6 @@ def test_a_failure_of_a_reward_costs_that_rollout_alone_and_names_it(config):
     assert len(whole.rollouts) == 3 and whole.lost == ()
     assert lost.rollouts == () and [rollout.index for rollout in lost.lost] == [0, 1, 2]
     assert lost.lost[1].abstained == {"length": "raised: KeyError: 'answer' (sample broken#1)"}
-
-
-class FakeRenderer:
-    """Of a row with other words: other tokens."""
-
-    def prompt(self, row):
-        return Prompt(id=row["id"], task="mc", messages=(), clips=(), row=row)
-
-    def render(self, prompt):
-        return replace(make_rendered(prompt.id, tuple(map(ord, "".join(prompt.row["choices"])))), prompt=prompt)
 
 
 def test_a_second_pass_goes_on_after_what_stands_already(config):

@@ -7,6 +7,7 @@ model, similarity) has an actor of its own, with many calls at a time.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -25,7 +26,8 @@ _ALIVE = 10.0  # seconds a scorer may take to say that it still answers
 class FunctionWorker:
     """Calls functions by import string. A result or an `Abstained` comes back; nothing is raised."""
 
-    def __init__(self):
+    def __init__(self, path: list[str]):
+        sys.path += [folder for folder in path if folder not in sys.path]  # a name means what it means to the driver
         self._bound: dict[str, Reward] = {}
 
     def ready(self) -> None:
@@ -107,7 +109,9 @@ class RewardWorkers:
         scorers = {name: scorer for name, t in terms.items() if (scorer := find_scorer(t.target, **t.params))}
         self._targets = {name: t.target for name, t in terms.items() if ":" in t.target and name not in scorers}
         count = _FUNCTION_WORKERS if self._targets else 0
-        self._functions = [_Slot(lambda: cluster.actors(FunctionWorker, 1, 0.0, num_cpus=0)[0]) for _ in range(count)]
+        self._functions = [
+            _Slot(lambda: cluster.actors(FunctionWorker, 1, 0.0, sys.path, num_cpus=0)[0]) for _ in range(count)
+        ]
         self._scorers = {name: _Slot(_starter(cluster, config, terms[name], each)) for name, each in scorers.items()}
         self._idle: asyncio.Queue[_Slot] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -145,12 +149,11 @@ class RewardWorkers:
         out: dict[str, float] = {}
         for name, slot in self._scorers.items():
             try:
-                counts = ray.get(slot.actor.take_counts.remote(), timeout=_ALIVE)
-                if check:
-                    counts = counts | ray.get(slot.actor.check.remote(), timeout=10 * self.deadline)
+                calls = [slot.actor.take_counts.remote()] + [slot.actor.check.remote()] * check
+                answers = ray.get(calls, timeout=10 * self.deadline)
             except (RayActorError, RayTaskError, TimeoutError) as error:
                 raise RuntimeError(f"rewards.terms.{name}: its scorer does not answer: {_first_line(error)}") from error
-            out |= {f"{name}/{key}": value for key, value in counts.items()}
+            out |= {f"{name}/{key}": value for counts in answers for key, value in counts.items()}
         return out
 
     async def _ask_scorer(self, term: str, call: Callable[[Any], Any]) -> Any:

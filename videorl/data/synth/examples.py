@@ -103,6 +103,13 @@ def ground(shot: Shot) -> Fields:
     }
 
 
+def choose_and_ground(shot: Shot) -> Fields:
+    """Which square is it that appears last, and when is it visible?"""
+    square = shot.squares[-1]
+    question = _choice("Which square appears last, and when is it visible?", list(COLOURS), square.colour)
+    return {**ground(shot), **question, "task": "custom"}
+
+
 def count(shot: Shot) -> Fields:
     return {"task": "numeric", "prompt": "How many squares appear?", "answer": len(shot.squares)}
 
@@ -273,7 +280,7 @@ def _with_meta(question: Question, **meta: Any) -> Question:
 
 CHOOSE, DESCRIBE = Question(choose), Question(describe)
 FORESEE, FORETELL = Question(foresee, ("first",)), Question(foretell, ("first",))
-GROUND = Question(ground, ("first", "ground"))
+GROUND, CHOOSE_AND_GROUND = (Question(make, ("first", "ground")) for make in (ground, choose_and_ground))
 VIDEO_R1 = (
     _with_meta(CHOOSE, problem_type="multiple choice"),
     _with_meta(Question(count, ("first", "count")), problem_type="numerical"),
@@ -287,7 +294,7 @@ RECIPES: dict[str, tuple[Question, ...]] = {
     "v1_next_event": (*[FORESEE] * 6, *[FORETELL] * 2),
     "v1_tgrpo": (FORESEE,) * ROWS,
     "acre": (CHOOSE,) * ROWS,
-    "temporal_rlt": (CHOOSE, GROUND) * 4,
+    "temporal_rlt": (*(CHOOSE, GROUND) * 3, *[CHOOSE_AND_GROUND] * 2),
     "video_r1": (*VIDEO_R1, *VIDEO_R1[:3]),
     "videorft": (*VIDEO_R1, *VIDEO_R1[:3]),
     "videossr": (*[GROUND] * 3, *[Question(count, ("count", "first"))] * 3, *[Question(order_pieces, ("first",))] * 2),
