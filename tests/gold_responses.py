@@ -6,9 +6,15 @@ import json
 from string import ascii_uppercase
 from typing import Any
 
-from responses import say
+from responses import say as say_with
 
 Row = dict[str, Any]
+
+THINK = "Look. A square appears."  # what follows the first full stop describes the video, as VideoRFT reads it
+
+
+def say(answer: str) -> str:
+    return say_with(answer, THINK)
 
 
 def gold_response(recipe: str, row: Row) -> str:

@@ -15,6 +15,7 @@ from videorl.config import Config, ConfigError, compose_config, configs_folder, 
 from videorl.imports import load_object
 from videorl.planning import dry_run
 from videorl.rewards.hooks import is_hook
+from videorl.rewards.registry import find_scorer
 from videorl.rewards.rubric import Rubric
 from videorl.rollout.passes import load_pass
 from videorl.types import DataError
@@ -82,7 +83,7 @@ def config_problems(config: Config) -> Iterator[str]:
     except ValueError as error:
         yield str(error)
     else:
-        yield from _sides(config)
+        yield from _reward_terms(config)
 
 
 def _passes(config: Config) -> Iterator[str]:
@@ -94,15 +95,25 @@ def _passes(config: Config) -> Iterator[str]:
             yield f"rollout.passes.{name}: {error}"
 
 
-def _sides(config: Config) -> Iterator[str]:
-    """Group hooks name second passes that are on."""
+def _reward_terms(config: Config) -> Iterator[str]:
+    """Group hooks name second passes that are on, and a scorer has done with its own tries before it is given up."""
     passes = [name for name, one in config.rollout.passes.items() if one is not None]
     for name, term in config.rewards.terms.items():
-        if term and is_hook(term.target) and (side := term.params.get("side")) is not None and side not in passes:
-            yield (
-                f"rewards.terms.{name}.params.side: {side!r} is no second pass; name one of rollout.passes "
-                f"({', '.join(passes) or 'there is none'}) or add it there"
-            )
+        if term is None:
+            continue
+        if is_hook(term.target):
+            if (side := term.params.get("side")) is not None and side not in passes:
+                yield (
+                    f"rewards.terms.{name}.params.side: {side!r} is no second pass; name one of rollout.passes "
+                    f"({', '.join(passes) or 'there is none'}) or add it there"
+                )
+        elif model := getattr(find_scorer(term.target, **term.params), "Params", None):
+            deadline = getattr(model.model_validate(term.params), "deadline", 0.0)
+            if deadline > config.rewards.deadline:
+                yield (
+                    f"rewards.terms.{name}.params.deadline: {deadline:g}, must be at most rewards.deadline="
+                    f"{config.rewards.deadline:g}; lower the one or raise the other"
+                )
 
 
 def _batch_arithmetic(config: Config) -> Iterator[str]:

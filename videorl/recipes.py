@@ -17,7 +17,7 @@ from typing import Annotated
 import yaml
 from pydantic import Field, ValidationError
 
-from videorl.config import AlgorithmConfig, Config, RewardsConfig, Section, TermConfig, compose_config, configs_folder
+from videorl.config import AlgorithmConfig, Config, RewardsConfig, Section, TermConfig, compose_config
 from videorl.rewards.hooks import is_hook
 from videorl.rewards.registry import find_scorer
 
@@ -82,8 +82,8 @@ def make_page() -> str:
         "",
         f"Written by `{COMMAND}` from the recipes; do not edit it by hand.",
         "",
-        "*Faithful* is what a recipe does as the paper or its public code does. *Unknown* is what neither says: a value of the",
-        "configuration stands for it, and nothing is claimed about it. Numbers after x are weights.",
+        "*Faithful* is what a recipe does as the paper or its public code does. *Unknown* is what neither says: a value",
+        "of the configuration stands for it, and nothing is claimed about it. Numbers after x are weights.",
         "",
         "| method | recipe | parts | faithful | differs | unknown |",
         "|---|---|---|---|---|---|",
@@ -108,8 +108,8 @@ def _read(path: Path) -> Method:
 
 
 def _advantage(algorithm: AlgorithmConfig) -> str:
-    centred = "" if algorithm.norm_by_std else ", not divided by the standard deviation"
-    return f"{algorithm.advantage}{centred}"
+    centred = algorithm.advantage == "grpo" and not algorithm.norm_by_std
+    return f"{algorithm.advantage}{', not divided by the standard deviation' if centred else ''}"
 
 
 def _clip(algorithm: AlgorithmConfig) -> Iterator[str]:

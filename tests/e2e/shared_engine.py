@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -11,18 +13,20 @@ if TYPE_CHECKING:
     from videorl.types import Generation, Request
     from videorl.weight_sync import Weights
 
+TESTS = Path(__file__).resolve().parents[1]
 NAME = "shared-vllm"
+TARGET = "e2e.shared_engine:SharedEngine"
 
 
 class SharedEngine:
-    """`rollout.engine=e2e.shared_engine:SharedEngine`, while an actor `NAME` of class `VLLMEngine` runs."""
+    """`rollout.engine=TARGET`, while an actor `NAME` of class `VLLMEngine` runs."""
 
     def __init__(self, config: Config, index: int):
         self.engine: Any = ray.get_actor(NAME)
 
     @staticmethod
     def environment(config: Config) -> dict[str, str]:
-        return {"PYTHONPATH": os.pathsep.join(map(str, TESTS.parents[:1] + (TESTS,)))}  # where this module is
+        return {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}  # so that its process finds this class
 
     def ready(self) -> None:
         """Answers once the actor is there."""

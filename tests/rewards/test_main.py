@@ -8,7 +8,8 @@ import pytest
 from makers import make_rendered, make_rollout
 
 from videorl.rewards.__main__ import main
-from videorl.rewards.registry import TERMS
+from videorl.rewards.hooks import HOOKS
+from videorl.rewards.registry import SCORERS, TERMS
 from videorl.rewards.result import Abstained
 from videorl.run import make_line
 
@@ -49,11 +50,11 @@ def divides(response, row):
     return 1 / (row["answer"] == 4)
 
 
-def test_list_prints_every_term(capsys):
+def test_list_prints_every_term_hook_and_scorer(capsys):
     assert main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["name", "range", "row", "fields", "source"]
-    assert [line.split()[0] for line in lines[1:]] == list(TERMS)
+    assert [line.split()[0] for line in lines[1:]] == [*TERMS, *HOOKS, *SCORERS]
     (line,) = [line for line in lines if line.startswith("number ")]
     assert line.split()[1:4] == ["[0,", "1]", "answer"]
 

@@ -6,8 +6,9 @@ import pytest
 import videorl.rewards
 from videorl.answers.answer import Failure
 from videorl.answers.gold import RowError
-from videorl.rewards.registry import Term, load
+from videorl.rewards.registry import load
 from videorl.rewards.result import RewardResult
+from videorl.rewards.term import Term
 
 ROW = {
     "id": "clip-7",

@@ -20,17 +20,21 @@ from rich.table import Table
 
 from videorl.answers.answer import REASONS
 from videorl.data.schema import load_rows
-from videorl.rewards.registry import TERMS, Reward, load
+from videorl.rewards.hooks import HOOKS
+from videorl.rewards.registry import SCORERS, TERMS, load
 from videorl.rewards.result import Abstained
+from videorl.rewards.term import Reward
 from videorl.types import DataError
 
 NAMES_A_ROLLOUT = ("step", "prompt_id", "index")
 
 
 def table() -> str:
-    """One line per term: name, range, the row fields it reads, the source of its formula."""
+    """One line per term: name, range, the row fields it reads, the source of its formula; hooks and scorers last."""
     rows = [("name", "range", "row fields", "source")]
     rows += [(name, f"[{t.low:g}, {t.high:g}]", ", ".join(t.fields) or "-", t.source) for name, t in TERMS.items()]
+    rows += [(name, "a group hook", "-", hook.source) for name, hook in HOOKS.items()]
+    rows += [(name, "a scorer", "-", f"its parameters: {target}") for name, target in SCORERS.items()]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

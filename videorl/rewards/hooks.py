@@ -19,8 +19,8 @@ from typing import Any
 
 from videorl.config import Fraction, NonNegative, Positive, PositiveFloat
 from videorl.imports import load_object
-from videorl.rewards.registry import suggest, validated
 from videorl.rewards.result import Abstained, Sample
+from videorl.rewards.term import suggest, validated
 from videorl.types import Rollout, RolloutGroup
 
 Hook = Callable[[RolloutGroup], Any]  # one number for each rollout, or a coroutine of it

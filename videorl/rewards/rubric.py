@@ -23,8 +23,9 @@ from typing import Any, Protocol
 from videorl.answers.gold import RowError
 from videorl.config import RewardsConfig, TermConfig
 from videorl.rewards.hooks import Hook, is_hook, load_hook, play_tournament
-from videorl.rewards.registry import Reward, find_scorer, load, suggest
+from videorl.rewards.registry import find_scorer, load
 from videorl.rewards.result import Abstained, RewardResult, Sample
+from videorl.rewards.term import Reward, suggest
 from videorl.types import DataError, RolloutGroup
 
 

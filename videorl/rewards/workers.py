@@ -16,8 +16,9 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from videorl.cluster import Cluster
 from videorl.config import Config, TermConfig
-from videorl.rewards.registry import Reward, find_scorer, load
+from videorl.rewards.registry import find_scorer, load
 from videorl.rewards.result import Abstained, RewardResult, Sample
+from videorl.rewards.term import Reward
 
 _FUNCTION_WORKERS = 2  # while one hangs, the other works
 _ALIVE = 10.0  # seconds a scorer may take to say that it still answers

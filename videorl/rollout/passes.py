@@ -19,7 +19,7 @@ from videorl.answers.gold import gold_letter
 from videorl.config import PassConfig
 from videorl.data.prompts import Ensure, Renderer
 from videorl.imports import load_object
-from videorl.rewards.registry import suggest, validated
+from videorl.rewards.term import suggest, validated
 from videorl.types import DataError, RenderedPrompt, Rollout, RolloutGroup
 
 

@@ -125,7 +125,7 @@ def test_count_of_three_shapes():
     question = count(make_take(48, 2.0, 180, 320), Settings(), make_rng())
     names = Counter(shape["name"] for shape in question.parameters["shapes"])
     assert question.fields == {
-        "task": "custom",
+        "task": "open",
         "answer": f"{names['circle']},{names['square']},{names['triangle']}",
     }
     assert "circles, squares and triangles" in question.prompt and "circles,squares,triangles" in question.prompt

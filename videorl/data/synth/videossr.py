@@ -227,7 +227,10 @@ def ground(take: Take, kind: str, other: Take, settings: Settings, rng: np.rando
 
 
 def count(take: Take, settings: Settings, rng: np.random.Generator) -> Question:
-    """Draw shapes on frames. Several kinds are asked for as "circles,squares,triangles", one kind as a number."""
+    """Draw shapes on frames. One kind is asked for as a number, several as "circles,squares,triangles".
+
+    Those rows are of task `open`, so that a rubric tells them from the jigsaw's, which are `custom`.
+    """
     num_frames, height, width, _ = take.frames.shape
     shapes = draw_shapes(num_frames, height, width, settings.drawing, rng)
     numbers = Counter(shape.name for shape in shapes)
@@ -239,7 +242,7 @@ def count(take: Take, settings: Settings, rng: np.random.Generator) -> Question:
             f"How many {', '.join(names[:-1])} and {names[-1]} have been drawn into the video? They have any colour "
             f"and angle and may be on one frame only. Answer with {len(names)} numbers, as in {','.join(names)}."
         )
-        task, answer = "custom", ",".join(str(numbers[name]) for name in settings.shapes)
+        task, answer = "open", ",".join(str(numbers[name]) for name in settings.shapes)
     return Question(
         task="count",
         takes=(replace(take, frames=paint(take.frames, shapes, settings.shapes_stay)),),

@@ -1,0 +1,163 @@
+"""Every recipe trains two steps as a rehearsal, in one Ray and on one vLLM engine.
+
+The tiny model has seen the forms of the answers before: a random one never closes a tag, so that no judge, no encoder
+and no second pass would be asked for anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from e2e.shared_engine import NAME, TARGET
+from gold_responses import gold_response
+from judge_server import JudgeServer, grade_by_overlap
+
+from videorl.config import Config, load_config
+from videorl.data.schema import load_rows
+from videorl.data.synth.examples import RECIPES, generate
+from videorl.data.synth.folder import write_rows
+
+STEPS = 2
+PARITY = 1e-4
+SFT_STEPS, SFT_BATCH = 60, 8
+LONGEST = 160  # characters of a response that the model is taught: the lists of a tube are longer
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What all runs share: the example rows, a model, a store, and what their scorers ask."""
+
+    folder: Path
+    judge: JudgeServer
+
+    def config(self, recipe: str, *more: str) -> Config:
+        return load_config(
+            "train",
+            [
+                f"recipe={recipe}", "scale=tiny", f"data.path={self.folder}/data/{recipe}.jsonl", "data.eval_path=null",
+                f"data.media_root={self.folder}/data", f"model.path={self.folder}/model", "model.build=null",
+                f"store.dir={self.folder}/store", f"run.dir={self.folder}/runs/{recipe}", f"total_steps={STEPS}",
+                "run.trackers=[]", "run.live=plain", "run.export=false", f"rollout.engine={TARGET}",
+                "cluster.num_cpus=16", "cluster.placement=spread", *more,
+            ],
+        )  # fmt: skip
+
+    def scorers(self, recipe: str) -> list[str]:
+        """Overrides that point the scorers of a recipe to what runs here."""
+        local = {
+            "judge": [f"base_url={self.judge.url}", f"+cache_dir={self.folder}/verdicts"],
+            "text_similarity": [f"model={self.folder}/bert", "+max_tokens=32"],
+            "video_text_similarity": [f"model={self.folder}/siglip", "max_tokens=16", "device=cpu"],
+        }
+        terms = self.config(recipe).rewards.terms
+        return [
+            f"{'+' * key.startswith('+')}rewards.terms.{name}.params.{key.lstrip('+')}"
+            for name, term in terms.items()
+            if term is not None
+            for key in local.get(term.target, ())
+        ]
+
+
+@pytest.fixture(scope="module")
+def rehearsal(tmp_path_factory) -> Iterator[Rehearsal]:
+    import ray
+    from tiny_networks import build_sentence_encoder, build_siglip
+
+    from videorl.cluster import Cluster
+    from videorl.rollout.vllm_engine import VLLMEngine
+
+    folder = tmp_path_factory.mktemp("rehearsal")
+    generate(folder / "data", seed=0)
+    build_sentence_encoder(folder / "bert")
+    build_siglip(folder / "siglip")
+    with JudgeServer(grade_by_overlap) as judge:
+        shared = Rehearsal(folder, judge)
+        config = shared.config("video_r1")
+        with Cluster(config) as cluster:
+            teach(shared)
+            (engine,) = cluster.actors(
+                VLLMEngine, 1, 1.0, config, 0, name=NAME, max_concurrency=config.rollout.max_concurrency + 8,
+                runtime_env={"env_vars": VLLMEngine.environment(config)},
+            )  # fmt: skip
+            ray.get(engine.ready.remote())
+            yield shared
+
+
+def teach(shared: Rehearsal) -> None:
+    """Make `model/`: one tokenizer for the words of all rows, and weights that know the forms of their answers."""
+    from videorl.models.tiny import build_tiny_model, row_texts
+    from videorl.sft import fit
+
+    folder = shared.folder
+    rows = [row for recipe in RECIPES for row in taught_rows(shared, recipe)]
+    write_rows(folder / "taught.jsonl", [row for row in rows if len(row["response"]) <= LONGEST])
+    build_tiny_model(folder / "random", row_texts(rows), seed=0)
+    fit(
+        shared.config(
+            "quickstart", f"sft.path={folder}/taught.jsonl", f"sft.model_path={folder}/random", "run.save_every=0",
+            f"sft.steps={SFT_STEPS}", f"sft.batch_size={SFT_BATCH}", "sft.train_vision=false", "total_steps=1",
+            f"run.dir={folder}/runs/taught",
+        )
+    )  # fmt: skip
+    (folder / "runs/taught/export").rename(folder / "model")
+
+
+def taught_rows(shared: Rehearsal, recipe: str) -> list[dict[str, Any]]:
+    """The rows of a recipe as it shows them, with the right response."""
+    from videorl.data.prompts import make_prompt
+    from videorl.types import Sampling
+
+    data = shared.config(recipe).data
+    sampling = Sampling(**data.sampling.model_dump())
+    rows = load_rows(data.path)
+    return [
+        {
+            "id": row["id"],
+            "task": "custom",
+            "prompt": list(make_prompt(row, data, sampling).messages),
+            "videos": row["videos"],
+            "response": gold_response(recipe, row),
+        }
+        for row in rows
+    ]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_trains(rehearsal, open_run, recipe):
+    from videorl.launch import config_problems
+    from videorl.train import train
+
+    config = rehearsal.config(recipe, *rehearsal.scorers(recipe))
+    assert list(config_problems(config)) == []
+    train(config)
+
+    lines = open_run(Path(config.run.dir)).metrics()
+    assert list(lines) == list(range(1, STEPS + 1))
+    for line in lines.values():
+        assert line["parity/max_log_prob_diff"] <= PARITY
+        assert line["reward/lost"] == 0
+        assert line["policy/grad_norm"] >= 0
+    logged = {name for line in lines.values() for name in line}
+    tasks = {row["task"] for row in load_rows(config.data.path)}
+    for name, term in config.rewards.terms.items():
+        if term is None or (term.tasks is not None and tasks.isdisjoint(term.tasks)):
+            continue
+        assert f"reward/{name}" in logged
+        if term.target == "judge":
+            check_judge(name, lines)
+    for name, one in config.rollout.passes.items():
+        assert one is None or f"rollout/{name}/asked" in logged
+
+
+def check_judge(term: str, lines: dict[int, dict[str, float]]) -> None:
+    total = {
+        count: sum(line[f"scorer/{term}/{count}"] for line in lines.values())
+        for count in ("calls", "cache_hits", "abstained")
+    }
+    assert total["calls"] > 0 and total["cache_hits"] > 0 and total["abstained"] == 0
+    assert any(line.get(f"scorer/{term}/latency_mean", 0) > 0 for line in lines.values())
+    assert lines[STEPS][f"scorer/{term}/canaries_failed"] == 0
