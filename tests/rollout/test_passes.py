@@ -150,6 +150,29 @@ def test_no_hint_for_a_prompt_that_is_solved_has_none_or_is_beyond_help():
     assert side is None and len(asked) == 2
 
 
+def test_no_hint_where_nobody_can_say_that_all_are_wrong():
+    roll = FakeRoll(lambda prompt: True)
+    group = answered(rendered(meta={"hints": ["h"]}), "a", "b")
+    unknown = replace(group.rollouts[1], terms={}, abstained={"accuracy": "timeout: slow"})
+    group = replace(group, rollouts=(group.rollouts[0],), lost=(unknown,))
+    assert run(HintLadder(RENDERER, None, 0), group, roll) is None and roll.asked == []
+
+
+@pytest.mark.parametrize(("reason", "passes"), [("too_long", True), ("special_token", False)])
+def test_a_hint_that_does_not_fit_ends_the_ladder_and_other_faults_do_not_hide(reason, passes):
+    def render(prompt):
+        raise DataError(reason, "no")
+
+    renderer = SimpleNamespace(prompt=RENDERER.prompt, render=render)
+    ladder = HintLadder(renderer, None, 0)
+    group = answered(rendered(meta={"hints": ["h"]}), "a")
+    if passes:
+        assert run(ladder, group, FakeRoll()) is None
+    else:
+        with pytest.raises(DataError, match="no"):
+            run(ladder, group, FakeRoll())
+
+
 def test_a_hint_goes_into_the_last_message_of_a_conversation():
     messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "which?"}]
     shown = []

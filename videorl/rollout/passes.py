@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from videorl.answers.answer import END_THINK
 from videorl.answers.gold import gold_letter
 from videorl.config import PassConfig
-from videorl.data.prompts import Ensure, Renderer
+from videorl.data.prompts import TOO_LONG, Ensure, Renderer
 from videorl.imports import load_object
 from videorl.rewards.term import suggest, validated
 from videorl.types import DataError, RenderedPrompt, Rollout, RolloutGroup
@@ -141,7 +141,8 @@ class HintLadder:
 
     `meta.hints` of a row holds its levels, from a concept to the full solution; rows without are passed over. `term`
     and `above` say what right is. The side group is that of the lowest level with a right rollout; with `join` it is
-    trained on, under the prompt with the hint.
+    trained on, under the prompt with the hint. A prompt is passed over where the term has no value for a rollout, and
+    left where a hint would make it longer than `data.max_prompt_tokens`.
     """
 
     def __init__(self, renderer: Renderer, tokenizer: Any, seed: int, *, term: str = "accuracy", above: float = 0.5):
@@ -152,17 +153,21 @@ class HintLadder:
 
     async def run(self, group: RolloutGroup, roll: Roll) -> RolloutGroup | None:
         row = group.prompt.prompt.row
-        if self._solved(group):
-            return None
+        values = [rollout.terms.get(self.term) for rollout in group.all]
+        if any(value is None or value > self.above for value in values):
+            return None  # right already, or nobody can say that all are wrong
         for level, hint in enumerate(row["meta"].get("hints", ())):
             hinted = self.renderer.prompt(row | {"prompt": _with_hint(row["prompt"], str(hint))})
-            side = await roll(f"hint {level}", self.renderer.render(hinted), [Start()] * len(group.all))
-            if self._solved(side):
+            try:
+                prompt = self.renderer.render(hinted)
+            except DataError as error:
+                if error.reason == TOO_LONG:
+                    return None  # there is no room for this hint, nor for those after it
+                raise
+            side = await roll(f"hint {level}", prompt, [Start()] * len(group.all))
+            if any(rollout.terms.get(self.term, 0.0) > self.above for rollout in side.all):
                 return side
         return None
-
-    def _solved(self, group: RolloutGroup) -> bool:
-        return any(rollout.terms.get(self.term, 0.0) > self.above for rollout in group.all)
 
 
 def _with_hint(prompt: Any, hint: str) -> Any:

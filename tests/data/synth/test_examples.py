@@ -8,6 +8,7 @@ from clips import make_sampling
 from gold_responses import gold_response
 
 from videorl.config import load_config
+from videorl.data.__main__ import main
 from videorl.data.schema import load_rows
 from videorl.data.synth.examples import RECIPES, ROWS, SCENES, generate
 from videorl.data.synthetic import COLOURS, FPS, SECONDS, SIDE
@@ -183,6 +184,12 @@ def test_the_seed_decides(folder, tmp_path):
     with pytest.raises(ValueError, match="'seed': 0"):
         generate(folder, seed=2)
     assert json.loads((folder / "manifest.json").read_text())["seed"] == 0
+
+
+def test_the_command_needs_no_more_than_a_folder(folder, tmp_path, capsys):
+    assert main(["synth", "examples", "--out", str(tmp_path / "data")]) == 0
+    assert (tmp_path / "data" / "acre.jsonl").read_bytes() == (folder / "acre.jsonl").read_bytes()
+    assert "veason_r1.jsonl" in capsys.readouterr().out
 
 
 def covers(pixels: np.ndarray, colour: str) -> np.ndarray:

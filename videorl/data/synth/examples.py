@@ -114,6 +114,16 @@ def count(shot: Shot) -> Fields:
     return {"task": "numeric", "prompt": "How many squares appear?", "answer": len(shot.squares)}
 
 
+def count_colours(shot: Shot) -> Fields:
+    numbers = Counter(square.colour for square in shot.squares)
+    names = list(COLOURS)
+    return {
+        "task": "open",
+        "prompt": f"How many {', '.join(names[:-1])} and {names[-1]} squares appear? Answer with {len(names)} numbers.",
+        "answer": ",".join(str(numbers[name]) for name in names),
+    }
+
+
 def time_of(shot: Shot) -> Fields:
     square = shot.squares[-1]
     return {
@@ -281,9 +291,10 @@ def _with_meta(question: Question, **meta: Any) -> Question:
 CHOOSE, DESCRIBE = Question(choose), Question(describe)
 FORESEE, FORETELL = Question(foresee, ("first",)), Question(foretell, ("first",))
 GROUND, CHOOSE_AND_GROUND = (Question(make, ("first", "ground")) for make in (ground, choose_and_ground))
+COUNT = Question(count, ("first", "count"))
 VIDEO_R1 = (
     _with_meta(CHOOSE, problem_type="multiple choice"),
-    _with_meta(Question(count, ("first", "count")), problem_type="numerical"),
+    _with_meta(COUNT, problem_type="numerical"),
     _with_meta(Question(name_in_order, ("first",)), problem_type="OCR"),
     _with_meta(DESCRIBE, problem_type="free-form"),
     _with_meta(Question(time_of, ("first",)), problem_type="regression"),
@@ -297,7 +308,7 @@ RECIPES: dict[str, tuple[Question, ...]] = {
     "temporal_rlt": (*(CHOOSE, GROUND) * 3, *[CHOOSE_AND_GROUND] * 2),
     "video_r1": (*VIDEO_R1, *VIDEO_R1[:3]),
     "videorft": (*VIDEO_R1, *VIDEO_R1[:3]),
-    "videossr": (*[GROUND] * 3, *[Question(count, ("count", "first"))] * 3, *[Question(order_pieces, ("first",))] * 2),
+    "videossr": (GROUND, COUNT, Question(count_colours, ("first", "count")), Question(order_pieces, ("first",))) * 2,
     "stvg_o1": (Question(follow, ("first", "ground")),) * ROWS,
     "vision_r1": (Question(detect, ("first", "count")),) * ROWS,
     "harmo": (CHOOSE, DESCRIBE) * 4,
