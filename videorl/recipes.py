@@ -90,12 +90,10 @@ def make_page() -> str:
     ]
     for recipe, method in load_methods().items():
         parts = [f"**{what}** {which}" for what, which in describe_parts(load_parts(recipe))]
-        cells = [
-            f"{method.method} ([{method.paper}](https://arxiv.org/abs/{method.paper}))",
-            f"[{recipe}](../recipes/{recipe}/README.md)",
-            *map(_cell, (parts, method.faithful, method.differs, method.unknown)),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
+        name = f"{method.method} ([{method.paper}](https://arxiv.org/abs/{method.paper}))"
+        page = f"[{recipe}](../recipes/{recipe}/README.md)"
+        cells = ([name], [page], parts, method.faithful, method.differs, method.unknown)
+        lines.append(f"| {' | '.join(map(_cell, cells))} |")
     return "\n".join(lines) + "\n"
 
 
@@ -126,11 +124,13 @@ def _kind(term: TermConfig) -> str:
 
 
 def _term(name: str, term: TermConfig) -> str:
-    """`name: target x weight`, the target where it is another name."""
-    notes = [f"on {', '.join(term.tasks)}"] if term.tasks else []
-    notes += [f"if {term.requires} > 0"] if term.requires else []
+    """`name: target x weight (notes)`; the name where the target has another."""
     shown = f"`{term.target}`" if term.target == name else f"{name}: `{term.target}`"
-    return " ".join([f"{shown} x {term.weight:g}", *([f"({', '.join(notes)})"] if notes else [])])
+    weight = f" x {term.weight:g}" if term.weight else ""
+    notes = [] if term.weight else ["logged"]
+    notes += [f"on {', '.join(term.tasks)}"] if term.tasks else []
+    notes += [f"if {term.requires} > 0"] if term.requires else []
+    return f"{shown}{weight}" + (f" ({', '.join(notes)})" if notes else "")
 
 
 def _stages(rewards: RewardsConfig) -> Iterator[str]:

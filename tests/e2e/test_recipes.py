@@ -54,12 +54,14 @@ class Rehearsal:
             "video_text_similarity": [f"model={self.folder}/siglip", "max_tokens=16", "device=cpu"],
         }
         terms = self.config(recipe).rewards.terms
-        return [
-            f"{'+' * key.startswith('+')}rewards.terms.{name}.params.{key.lstrip('+')}"
+        params = [
+            f"{'+' * param.startswith('+')}rewards.terms.{name}.params.{param.lstrip('+')}"
             for name, term in terms.items()
             if term is not None
-            for key in local.get(term.target, ())
+            for param in local.get(term.target, ())
         ]
+        # near the mode responses repeat, and a judge's verdict on the second is known
+        return [*params, "rollout.temperature=0.3"] if any("verdicts" in param for param in params) else params
 
 
 @pytest.fixture(scope="module")
@@ -143,14 +145,19 @@ def test_a_recipe_trains(rehearsal, open_run, recipe):
         assert line["policy/grad_norm"] >= 0
     logged = {name for line in lines.values() for name in line}
     tasks = {row["task"] for row in load_rows(config.data.path)}
-    for name, term in config.rewards.terms.items():
-        if term is None or (term.tasks is not None and tasks.isdisjoint(term.tasks)):
-            continue
-        assert f"reward/{name}" in logged
-        if term.target == "judge":
+    used = {
+        name: term.target
+        for name, term in config.rewards.terms.items()
+        if term is not None and (term.tasks is None or not tasks.isdisjoint(term.tasks))
+    }
+    assert logged >= {f"reward/{name}" for name in used}
+    passes = {
+        name: one for name, one in config.rollout.passes.items() if one and one.params.get("term") in {None, *used}
+    }
+    assert logged >= {f"rollout/{name}/asked" for name in passes}
+    for name, target in used.items():
+        if target == "judge":
             check_judge(name, lines)
-    for name, one in config.rollout.passes.items():
-        assert one is None or f"rollout/{name}/asked" in logged
 
 
 def check_judge(term: str, lines: dict[int, dict[str, float]]) -> None:

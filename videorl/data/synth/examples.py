@@ -332,8 +332,8 @@ def make_rows(recipe: str, shots: Sequence[Shot], seed: int) -> list[Fields]:
         fitting = [shot for shot in shots if shot.scene.kind in question.scenes]
         shot = fitting[asked[question.scenes] % len(fitting)]
         asked[question.scenes] += 1
-        after = shots[shots.index(shot) :] + shots[: shots.index(shot)]
-        other = next(each for each in after if caption(each) != caption(shot))
+        place = shots.index(shot)
+        other = next(each for each in (*shots[place:], *shots[:place]) if caption(each) != caption(shot))
         shown = (shot, other)[: question.shots]
         fields = {"videos": [{"path": shot.path}], "meta": {}, **question.make(*shown)}
         made_of = provenance("examples", VERSION, seed, shots=[{"path": s.path, "squares": _drawn(s)} for s in shown])
