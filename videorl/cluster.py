@@ -72,6 +72,7 @@ class Cluster:
         else:
             options["address"] = config.cluster.address
         self._groups: list[RayWorkerGroup] = []
+        self._pools: list[RayResourcePool] = []
         self._actors: list[Any] = []
         self._shared_pools: dict[int, RayResourcePool] = {}  # by number of ranks
         self._owned = config.cluster.address == "local" and not ray.is_initialized()
@@ -100,6 +101,9 @@ class Cluster:
     def close(self) -> None:
         for actor in [*(worker for group in self._groups for worker in group.workers), *self._actors]:
             ray.kill(actor)
+        for pool in self._pools:  # else a Ray that goes on keeps the room for workers that are gone
+            for placement in pool.pgs or ():
+                ray.util.remove_placement_group(placement)
         if self._owned:
             ray.shutdown()
 
@@ -123,7 +127,9 @@ class Cluster:
         nodes = max(1, len([node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]))
         if not self.use_gpu or ranks % nodes:
             nodes = 1
-        return RayResourcePool([ranks // nodes] * nodes, use_gpu=self.use_gpu, max_colocate_count=sharing)
+        pool = RayResourcePool([ranks // nodes] * nodes, use_gpu=self.use_gpu, max_colocate_count=sharing)
+        self._pools.append(pool)
+        return pool
 
     def actors(self, actor_class: type, count: int, gpus: float, *args: Any, **options: Any) -> list[Any]:
         """Start `count` plain Ray actors of a class, of one CPU each unless the options say otherwise."""

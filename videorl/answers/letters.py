@@ -9,6 +9,12 @@ from string import ascii_uppercase
 from videorl.answers.answer import MAX_ANSWER_CHARS, Failure, failure
 from videorl.answers.cleaning import LEAD_IN, NEGATION, clean, option_key, trim
 
+
+def list_options(choices: Sequence[str] | None) -> str:
+    """Options as they stand behind a question: "(A) red (B) green"; "" for none."""
+    return " ".join(f"({letter}) {choice}" for letter, choice in zip(ascii_uppercase, choices or (), strict=False))
+
+
 _LABEL = re.compile(
     r"([A-Za-z])"
     r"(?:[)\]\"”][.:;,]?\s*|\s?[.:;,]\s|\s[-–—]\s|\n)"  # what sets a label off from the text that follows it

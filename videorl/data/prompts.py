@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
-from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
+from videorl.answers.letters import list_options
 from videorl.data.schema import PLACEHOLDER, CanonicalRow, fingerprint, load_rows
 from videorl.types import Clip, DataError, Media, Prompt, RenderedPrompt, Sampling
 from videorl.video.paths import resolve_media
@@ -100,7 +100,7 @@ def _parts(text: str) -> list[dict[str, str]]:
 
 def _complete_question(parts: list[dict[str, str]], choices: Sequence[str] | None, instruction: str | None) -> None:
     """Add to the last text in place. Done after placeholders are read: one that an option spells stays text."""
-    options = " ".join(f"({letter}) {choice}" for letter, choice in zip(ascii_uppercase, choices or (), strict=False))
+    options = list_options(choices)
     if options or instruction:
         question = parts.pop()["text"].rstrip() if "text" in parts[-1] else ""
         line = " ".join(filter(None, (question, options)))

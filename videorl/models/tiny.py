@@ -13,11 +13,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from videorl.answers.letters import list_options
 from videorl.imports import fix_cpu_wheels
 
 if TYPE_CHECKING:
@@ -180,8 +180,7 @@ def row_texts(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         messages = [{"content": row["prompt"]}] if isinstance(row["prompt"], str) else row["prompt"]
         for content in (message["content"] for message in messages):
             yield from [content] if isinstance(content, str) else [part.get("text") or "" for part in content]
-        choices = row.get("choices") or ()
-        yield " ".join(f"({letter}) {choice}" for letter, choice in zip(ascii_uppercase, choices, strict=False))
+        yield list_options(row.get("choices"))
         yield row.get("response") or ""
 
 

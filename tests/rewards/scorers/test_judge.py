@@ -77,7 +77,7 @@ def test_messages_and_options_are_part_of_the_question():
         {"role": "user", "content": [{"type": "video", "text": None}, {"type": "text", "text": "What next?"}]},
     ]
     seen = shown(row={**ROW, **CHOICES, "prompt": messages})
-    assert seen["QUESTION"] == "[video]What next?\n(A) he leaves\n(B) he sings\n(C) he opens the box"
+    assert seen["QUESTION"] == "[video]What next?\n(A) he leaves (B) he sings (C) he opens the box"
     assert seen["REFERENCE"] == "(C) he opens the box"
 
 

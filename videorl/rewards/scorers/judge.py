@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from videorl.answers.answer import Failure, Tags, find_answer
 from videorl.answers.gold import bad_gold, gold_letter
+from videorl.answers.letters import list_options
 from videorl.data.schema import PLACEHOLDER
 from videorl.rewards.result import Abstained, RewardResult, Sample
 from videorl.rewards.scorers import prompts
@@ -191,10 +192,8 @@ def _question(row: dict[str, Any]) -> str:
         content if isinstance(content, str) else "".join(part.get("text") or PLACEHOLDER for part in content)
         for content in contents
     ]
-    options = [
-        f"({letter}) {choice}" for letter, choice in zip(ascii_uppercase, row.get("choices") or (), strict=False)
-    ]
-    return "\n".join(texts + options).replace(PLACEHOLDER, "[video]")
+    options = list_options(row.get("choices"))
+    return "\n".join([*texts, options] if options else texts).replace(PLACEHOLDER, "[video]")
 
 
 def _reference(row: dict[str, Any], field: str) -> str:

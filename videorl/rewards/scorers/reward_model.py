@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from string import ascii_uppercase
 from typing import Any
 
+from videorl.answers.letters import list_options
 from videorl.config import Config, Positive
 from videorl.data.schema import PLACEHOLDER, CanonicalRow
 from videorl.rewards.registry import load
@@ -81,6 +81,5 @@ def make_conversation(row: dict[str, Any], response: str) -> list[dict[str, str]
         {"role": message.role, "content": message.text.replace(PLACEHOLDER, "").strip()}
         for message in canonical.messages
     ]
-    options = [f"({letter}) {choice}" for letter, choice in zip(ascii_uppercase, canonical.choices or (), strict=False)]
-    messages[-1]["content"] = " ".join([messages[-1]["content"], *options])
+    messages[-1]["content"] = f"{messages[-1]['content']} {list_options(canonical.choices)}".rstrip()
     return [*messages, {"role": "assistant", "content": response}]
