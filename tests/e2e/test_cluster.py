@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 
 import pytest
 import ray
@@ -53,3 +54,23 @@ def test_too_small_a_cluster_is_refused_with_numbers(stack):
     with pytest.raises(RuntimeError, match="42 workers need one Ray CPU each, the cluster has 32"):
         Cluster(config)
     assert ray.is_initialized()
+
+
+def test_a_closed_cluster_gives_back_what_it_took(stack):
+    """In a Ray that lives on, as where one process trains several times."""
+    import ranks
+
+    ray.cloudpickle.register_pickle_by_value(ranks)
+    free = ray.available_resources()["CPU"]
+    with Cluster(stack.workspace.config("cluster.address=auto")) as cluster:
+        group = cluster.group(ranks.EchoWorker, 2, "hello")
+        assert group.own(["a", "b"]) == [(0, "a"), (1, "b")]
+        assert wait_until(lambda: ray.available_resources()["CPU"] == free - 2, 30)
+    assert wait_until(lambda: ray.available_resources()["CPU"] == free, 30)
+
+
+def wait_until(condition, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()

@@ -188,6 +188,19 @@ def test_the_policy_stop_ends_the_run_with_the_reason():
         settle(rubric, rollouts({"a": 1.0}, {}, abstained=[1]))
 
 
+def test_a_row_that_no_term_scores_is_lost_and_says_so():
+    rubric = make(
+        accuracy={"target": "accuracy", "weight": 1, "tasks": ["mc"]},
+        logged=gated(0, None, 1.0),
+        rank={"target": f"{__name__}:ranks", "weight": 1},
+    )
+    group = settle(rubric, rollouts({"logged": 1.0}))  # of task `open`
+    assert group.rollouts == ()
+    assert (
+        group.lost[0].abstained["reward"].startswith("no_term: no term of rewards.terms has a weight for task 'open'")
+    )
+
+
 def test_where_all_abstained_the_mean_is_unknown_too():
     group = settle(make("mean", a=gated(1, None, 9.0)), rollouts({}, {}, abstained=[0, 1]))
     assert group.rewards == () and len(group.lost) == 2

@@ -40,6 +40,8 @@ FAMILIES = {
         published={  # from the model cards and their config.json
             "Qwen/Qwen2.5-VL-3B-Instruct": Size(3.75e9, 2048, 36),
             "Qwen/Qwen2.5-VL-7B-Instruct": Size(8.29e9, 3584, 28),
+            "Video-R1/Qwen2.5-VL-7B-COT-SFT": Size(8.29e9, 3584, 28),
+            "QiWang98/VideoRFT-SFT": Size(8.29e9, 3584, 28),
             "Qwen/Qwen2.5-VL-32B-Instruct": Size(33.5e9, 5120, 64),
             "Qwen/Qwen2.5-VL-72B-Instruct": Size(73.4e9, 8192, 80),
         },

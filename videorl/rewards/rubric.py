@@ -88,6 +88,11 @@ class Rubric:
                     f"rewards.terms.{name}.requires: {term.requires!r} is not a term of this rubric that scores single "
                     f"responses; {suggest(term.requires, single)}"
                 )
+        self._valued = [  # what gives a response a value: hooks only adjust it
+            name
+            for name, stages in self._stages.items()
+            if any(stage.weight for stage in stages) and not is_hook(self._terms[name].target)
+        ]
         for name in self._terms:
             chain = self._required_by(name)
             if name in chain:
@@ -205,6 +210,13 @@ class Rubric:
         """Totals of the terms as they are now; rollouts without one are lost."""
         kept, lost = [], []
         for rollout in group.all:
+            if not any(_applies(self._terms[name], rollout.prompt.prompt.row) for name in self._valued):
+                task = rollout.prompt.prompt.row["task"]
+                why = (
+                    f"no_term: no term of rewards.terms has a weight for task {task!r}; add one, or leave such rows out"
+                )
+                lost.append(replace(rollout, abstained=rollout.abstained | {"reward": why}))
+                continue
             terms, abstained = rollout.terms, set(rollout.abstained)
             if self.config.on_abstain == "mean":
                 for name in rollout.abstained:

@@ -16,6 +16,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from videorl.cluster import Cluster
 from videorl.config import Config, TermConfig
+from videorl.rewards.hooks import is_hook
 from videorl.rewards.registry import find_scorer, load
 from videorl.rewards.result import Abstained, RewardResult, Sample
 from videorl.rewards.term import Reward
@@ -107,13 +108,17 @@ class RewardWorkers:
     def __init__(self, cluster: Cluster, config: Config):
         self._cluster, self.deadline = cluster, config.rewards.deadline
         terms = {name: term for name, term in config.rewards.terms.items() if term is not None}
-        scorers = {name: scorer for name, t in terms.items() if (scorer := find_scorer(t.target, **t.params))}
-        self._targets = {name: t.target for name, t in terms.items() if ":" in t.target and name not in scorers}
+        scorers = [name for name, t in terms.items() if not is_hook(t.target) and find_scorer(t.target, **t.params)]
+        self._targets = {
+            name: t.target
+            for name, t in terms.items()
+            if ":" in t.target and name not in scorers and not is_hook(t.target)
+        }
         count = _FUNCTION_WORKERS if self._targets else 0
         self._functions = [
             _Slot(lambda: cluster.actors(FunctionWorker, 1, 0.0, sys.path, num_cpus=0)[0]) for _ in range(count)
         ]
-        self._scorers = {name: _Slot(_starter(cluster, config, terms[name], each)) for name, each in scorers.items()}
+        self._scorers = {name: _Slot(_starter(cluster, config, terms[name])) for name in scorers}
         self._idle: asyncio.Queue[_Slot] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -192,8 +197,8 @@ class RewardWorkers:
         return self._idle
 
 
-def _starter(cluster: Cluster, config: Config, term: TermConfig, scorer: type[Any]) -> Callable[[], Any]:
-    gpus = getattr(scorer, "gpus", 0.0)
+def _starter(cluster: Cluster, config: Config, term: TermConfig) -> Callable[[], Any]:
+    gpus = 0.25 if term.params.get("device") == "cuda" else 0.0
     calls = config.rollout.max_concurrency * config.rollout.num_engines + 8  # and the control calls
     return lambda: cluster.actors(
         ScorerWorker, 1, gpus, config, term.target, term.params, num_cpus=0, max_concurrency=calls
