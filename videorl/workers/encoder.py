@@ -60,6 +60,7 @@ class Encoders:
     def __init__(self, cluster: Cluster, config: Config, store: Store):
         self.config, self.cluster, self.store = config, cluster, store
         self.actors = cluster.actors(EncoderWorker, config.encoder.workers, 0.1, config)
+        self._decoded: set[str] = set()
         self.decodes = 0
         self.calls = 0
 
@@ -76,7 +77,9 @@ class Encoders:
         """Fill what is missing; the clips that cannot be used come back as {key: reason}."""
         distinct = {item.key: item for item in media}
         if self.config.model.train_vision:
-            missing = list(distinct.values())  # frames have a key of their own; the actor looks it up
+            # Frames have a key of their own, which the actor looks up; once it has, who needs one that was evicted
+            # since decodes it again.
+            missing = [item for key, item in distinct.items() if key not in self._decoded]
         else:
             missing = [item for key, item in distinct.items() if key not in self.store]
         failures: dict[str, DataError] = {}
@@ -87,4 +90,6 @@ class Encoders:
             self.calls += encoded
             if error is not None:
                 failures[item.key] = error
+        if self.config.model.train_vision:
+            self._decoded |= distinct.keys() - failures.keys()
         return failures
