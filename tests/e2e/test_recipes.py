@@ -1,7 +1,7 @@
-"""Every recipe trains two steps as a rehearsal, in one Ray and on one vLLM engine.
+"""Every recipe trains two steps as a rehearsal, in one Ray, on one vLLM engine and one encoder.
 
-The tiny model has seen the forms of the answers before: a random one never closes a tag, so that no judge, no encoder
-and no second pass would be asked for anything.
+Policy, reference and scorers are each run's own. The tiny model has seen the forms of the answers before: a random one
+never closes a tag, so that no judge, no similarity and no second pass would be asked for anything.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e.shared_engine import NAME, TARGET
 from gold_responses import gold_response
 from judge_server import JudgeServer, grade_by_overlap
 
@@ -41,7 +40,7 @@ class Rehearsal:
                 f"recipe={recipe}", "scale=tiny", f"data.path={self.folder}/data/{recipe}.jsonl", "data.eval_path=null",
                 f"data.media_root={self.folder}/data", f"model.path={self.folder}/model", "model.build=null",
                 f"store.dir={self.folder}/store", f"run.dir={self.folder}/runs/{recipe}", f"total_steps={STEPS}",
-                "run.trackers=[]", "run.live=plain", "run.export=false", f"rollout.engine={TARGET}",
+                "run.trackers=[]", "run.live=plain", "run.export=false",
                 "cluster.num_cpus=16", "cluster.placement=spread", *more,
             ],
         )  # fmt: skip
@@ -69,8 +68,11 @@ def rehearsal(tmp_path_factory) -> Iterator[Rehearsal]:
     import ray
     from tiny_networks import build_sentence_encoder, build_siglip
 
+    from videorl import train
     from videorl.cluster import Cluster
+    from videorl.rollout.engine import Engines
     from videorl.rollout.vllm_engine import VLLMEngine
+    from videorl.workers.encoder import EncoderWorker
 
     folder = tmp_path_factory.mktemp("rehearsal")
     generate(folder / "data", seed=0)
@@ -79,13 +81,19 @@ def rehearsal(tmp_path_factory) -> Iterator[Rehearsal]:
     with JudgeServer(grade_by_overlap) as judge:
         shared = Rehearsal(folder, judge)
         config = shared.config("video_r1")
-        with Cluster(config) as cluster:
+        with Cluster(config) as cluster, pytest.MonkeyPatch.context() as patch:
             teach(shared)
-            (engine,) = cluster.actors(
-                VLLMEngine, 1, 1.0, config, 0, name=NAME, max_concurrency=config.rollout.max_concurrency + 8,
-                runtime_env={"env_vars": VLLMEngine.environment(config)},
-            )  # fmt: skip
-            ray.get(engine.ready.remote())
+            encoders = cluster.actors(EncoderWorker, 1, 0.0, config)
+            running = {VLLMEngine: Engines(cluster, config).actors, EncoderWorker: encoders}
+            ray.get([actor.ready.remote() for actors in running.values() for actor in actors])
+
+            class Lending(Cluster):
+                """Lends what is running to a run that asks for its like, and does not end it."""
+
+                def actors(self, actor_class: type, *args: Any, **options: Any) -> list[Any]:
+                    return running.get(actor_class) or super().actors(actor_class, *args, **options)
+
+            patch.setattr(train, "Cluster", Lending)
             yield shared
 
 
