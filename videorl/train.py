@@ -157,7 +157,9 @@ def collect(
             + "; ".join(why for why, _ in reasons.most_common(3))
         )
     groups = groups or scored  # a step in which no group differs is trained on as it is: its advantages are zero
-    return groups + [side for group in groups for side in passes.joined(group) if len(side.rollouts) >= 2]
+    groups += [side for group in groups for side in passes.joined(group) if len(side.rollouts) >= 2]
+    log.value("rollout/trained_groups", len(groups))
+    return groups
 
 
 def assign_credit(config: Config, batch: Batch, log: StepLog) -> Batch:
