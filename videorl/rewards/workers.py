@@ -7,6 +7,7 @@ model, similarity) has an actor of its own, with many calls at a time.
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -20,6 +21,8 @@ from videorl.rewards.hooks import is_hook
 from videorl.rewards.registry import find_scorer, load
 from videorl.rewards.result import Abstained, RewardResult, Sample
 from videorl.rewards.term import Reward
+
+logger = logging.getLogger(__name__)
 
 _FUNCTION_WORKERS = 2  # while one hangs, the other works
 _ALIVE = 10.0  # seconds a scorer may take to say that it still answers
@@ -151,14 +154,20 @@ class RewardWorkers:
         )
 
     def report(self, check: bool) -> dict[str, float]:
-        """`<term>/<count>` since the last report, with the canaries' results if they are to be asked now."""
+        """`<term>/<count>` since the last report, with the canaries' results if they are to be asked now.
+
+        A scorer that does not answer is replaced and reported as `<term>/unreachable`; the run goes on.
+        """
         out: dict[str, float] = {}
         for name, slot in self._scorers.items():
+            actor = slot.actor
             try:
-                calls = [slot.actor.take_counts.remote()] + [slot.actor.check.remote()] * check
+                calls = [actor.take_counts.remote()] + [actor.check.remote()] * check
                 answers = ray.get(calls, timeout=10 * self.deadline)
             except (RayActorError, RayTaskError, TimeoutError) as error:
-                raise RuntimeError(f"rewards.terms.{name}: its scorer does not answer: {_first_line(error)}") from error
+                logger.warning("rewards.terms.%s: its scorer does not answer: %s", name, _first_line(error))
+                slot.replace(actor)
+                answers = [{"unreachable": 1.0}]
             out |= {f"{name}/{key}": value for counts in answers for key, value in counts.items()}
         return out
 
