@@ -1,4 +1,4 @@
-"""Requests go to the engine with the fewest under way; what an engine does not answer in time is given up."""
+"""Requests go to the engine that knows their prompt or has the fewest under way; one without an answer is given up."""
 
 from __future__ import annotations
 
@@ -32,8 +32,13 @@ def test_engines_are_started_as_configured():
     assert engines.ready() == ["ready 0", "ready 1"]
 
 
-def test_a_request_goes_to_the_engine_with_the_fewest_under_way():
+def a_request(prompt: int) -> Request:
+    return Request(token_ids=(prompt,), media=(), sampling=REQUEST.sampling)
+
+
+def test_a_prompt_goes_to_the_engine_with_the_fewest_requests_under_way():
     engines, actors, cluster = make_engines(3)
+    requests = [a_request(prompt) for prompt in range(6)]
 
     async def scenario() -> list[list[int]]:
         loads = []
@@ -42,15 +47,15 @@ def test_a_request_goes_to_the_engine_with_the_fewest_under_way():
             loads.append([sum(not future.done() for _, future in actor.asked) for actor in actors])
 
         tasks = []
-        for _ in range(4):
-            tasks.append(asyncio.create_task(engines.generate(REQUEST)))
+        for request in requests[:4]:
+            tasks.append(asyncio.create_task(engines.generate(request)))
             await asyncio.sleep(0)
         note()
         for _, future in actors[1].asked:  # engine 1 is quick: it gets what comes next
             future.set_result(GENERATION)
         await tasks[1]
-        for _ in range(2):
-            tasks.append(asyncio.create_task(engines.generate(REQUEST)))
+        for request in requests[4:]:
+            tasks.append(asyncio.create_task(engines.generate(request)))
             await asyncio.sleep(0)
         note()
         for actor in actors:
@@ -61,7 +66,28 @@ def test_a_request_goes_to_the_engine_with_the_fewest_under_way():
         return loads
 
     assert asyncio.run(scenario()) == [[2, 1, 1], [2, 2, 1]]
-    assert cluster.shipped == [REQUEST] * 6
+    assert cluster.shipped == requests
+
+
+def test_a_group_stays_on_one_engine_until_another_would_wait_for_work():
+    engines, actors, _ = make_engines(2, group_size=3)
+
+    async def scenario() -> None:
+        async def ask(request: Request, times: int) -> list[int]:
+            tasks.extend(asyncio.create_task(engines.generate(request)) for _ in range(times))
+            await asyncio.sleep(0)
+            return [len(actor.asked) for actor in actors]
+
+        tasks: list[asyncio.Task] = []
+        assert await ask(a_request(0), 3) == [3, 0]
+        assert await ask(a_request(1), 3) == [3, 3]
+        assert await ask(a_request(0), 3) == [6, 3]  # a later turn of the first group
+        assert await ask(a_request(0), 2) == [7, 4]  # one engine is now more than a group behind the other
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("failure", [RuntimeError("out of memory"), asyncio.CancelledError()])

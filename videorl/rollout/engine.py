@@ -36,7 +36,10 @@ class EngineActor(Protocol):
 
 
 class Engines:
-    """One or more engine actors behind one `generate`; a request goes to the engine with the fewest under way."""
+    """One or more engine actors behind one `generate`.
+
+    The requests of a prompt go to one engine, whose caches hold it by then, unless that would leave another idle.
+    """
 
     def __init__(self, cluster: Cluster, config: Config):
         self.cluster, self.config = cluster, config
@@ -54,12 +57,13 @@ class Engines:
             for index in range(config.rollout.num_engines)
         ]
         self._under_way = [0] * len(self.actors)
+        self._home: dict[object, int] = {}  # prompt -> the engine that had it last
 
     def ready(self) -> list[Any]:
         return [actor.ready.remote() for actor in self.actors]
 
     async def generate(self, request: Request) -> Generation:
-        index = self._under_way.index(min(self._under_way))
+        index = self._choose((request.token_ids, request.media))
         self._under_way[index] += 1
         try:
             call = self.actors[index].generate.remote(self.cluster.shipping(request))
@@ -72,6 +76,15 @@ class Engines:
         finally:
             self._under_way[index] -= 1
 
+    def _choose(self, prompt: object) -> int:
+        """The prompt's own engine, or the one with the fewest requests where that one is a whole group behind it."""
+        fewest = min(self._under_way)
+        home = self._home.get(prompt)
+        if home is None or self._under_way[home] - fewest > self.config.rollout.group_size:
+            home = self._home[prompt] = self._under_way.index(fewest)
+        return home
+
     def load_weights(self, weights: Weights) -> None:
         """All engines serve this version from the next request on."""
         ray.get([actor.load_weights.remote(weights) for actor in self.actors])
+        self._home.clear()  # the caches are empty now

@@ -7,6 +7,7 @@ running batch at every step while the actor's event loop stays free.
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import queue
 import threading
@@ -22,6 +23,7 @@ from videorl.types import Generation, Media, Request, SamplingParams, expand_pla
 from videorl.weight_sync import Weights, receive
 
 _BAN = -100.0  # vLLM's lowest bias; e^-100 is 0 beside any other token in float32
+_RENDERED = 16  # prompts kept as vLLM's input; the requests of a group come one after another
 
 
 class VLLMEngine:
@@ -48,9 +50,12 @@ class VLLMEngine:
             limit_mm_per_prompt={"image": 0, "video": 64},
             enable_prefix_caching=True,
             enforce_eager=True,
+            mm_processor_cache_gb=0,  # its content is kept by `_rendered`, and the embeddings by the store
             disable_log_stats=True,
             **rollout.engine_kwargs,
         )
+        # A quarter of the engine's time for short responses, and the same for all rollouts of a prompt
+        self._rendered = functools.lru_cache(maxsize=_RENDERED)(self._render)
         self._ids = itertools.count()
         self._commands: queue.Queue[Callable[[], None]] = queue.Queue()
         self._waiting: dict[str, Callable[[Any, Exception | None], object]] = {}
@@ -75,8 +80,9 @@ class VLLMEngine:
         """Answers once the engine is built."""
 
     async def generate(self, request: Request) -> Generation:
-        prompt, expanded = self._prompt(request)
-        output = await self._submit(prompt, request.sampling)
+        expanded = expand_placeholders(request.token_ids, request.media, self.model.placeholder_id)
+        rendered = self._rendered(request.token_ids + request.start, request.media)
+        output = await self._submit(rendered, request.sampling)
         shown = list(output.prompt_token_ids)
         if shown != [*expanded, *request.start]:
             raise contract.AlignmentError(
@@ -107,10 +113,10 @@ class VLLMEngine:
                 raise RuntimeError(f"load_weights: {len(self._waiting)} requests are under way; wait for them first")
             self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": tensors})
             # Without the first, the next request with a video the engine knows raises "Encoder cache miss"; without
-            # the second, prefix hits have keys and values of the old weights; the third holds the processor's output.
+            # the second, prefix hits have keys and values of the old weights.
             self.llm.llm_engine.reset_encoder_cache()
             self.llm.llm_engine.reset_prefix_cache()
-            self.llm.llm_engine.reset_mm_cache()
+            self._rendered.cache_clear()
             self.version = weights.version
 
         await self._call(load)
@@ -153,7 +159,7 @@ class VLLMEngine:
         self._commands.put(command)
         return await future
 
-    async def _submit(self, prompt: dict[str, Any], sampling: SamplingParams) -> Any:
+    async def _submit(self, rendered: Any, sampling: SamplingParams) -> Any:
         loop, future = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
         request_id = str(next(self._ids))
         parameters = self.vllm.SamplingParams(
@@ -169,21 +175,21 @@ class VLLMEngine:
 
         def add() -> None:
             # Registered under the name before the engine may finish it
-            self.llm.llm_engine.add_request(request_id, prompt, parameters)
+            self.llm.llm_engine.add_request(request_id, rendered, parameters)
             self._waiting[request_id] = lambda output, error: loop.call_soon_threadsafe(_settle, future, output, error)
 
         await self._call(add)
         return await future
 
-    def _prompt(self, request: Request) -> tuple[dict[str, Any], list[int]]:
-        expanded = expand_placeholders(request.token_ids, request.media, self.model.placeholder_id)
-        prompt: dict[str, Any] = {"prompt_token_ids": [*request.token_ids, *request.start]}
-        if request.media:
-            features = [self._features(item) for item in request.media]
-            prompt |= self.model.engine_inputs(request.media, features)
+    def _render(self, token_ids: tuple[int, ...], media: tuple[Media, ...]) -> Any:
+        """What vLLM makes of a prompt before it schedules it: placeholders expanded, features placed and cut up."""
+        prompt: dict[str, Any] = {"prompt_token_ids": list(token_ids)}
+        if media:
+            prompt |= self.model.engine_inputs(media, [self._features(item) for item in media])
             # Our key stands for the content, so vLLM need not hash hundreds of megabytes per request
-            prompt["multi_modal_uuids"] = {"video": [item.key for item in request.media]}
-        return prompt, expanded
+            prompt["multi_modal_uuids"] = {"video": [item.key for item in media]}
+        (rendered,) = self.llm.llm_engine.renderer.render_cmpl([prompt])
+        return rendered
 
     def _features(self, media: Media) -> Any:
         return self.source.frames(media) if self.config.model.train_vision else self.source.embeddings(media)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import ray
 import torch
 
-from videorl.cluster import Cluster
 from videorl.config import Config
 from videorl.models.base import open_model
 from videorl.models.media import open_source
 from videorl.types import DataError, Media
 from videorl.video.store import Store
+
+if TYPE_CHECKING:  # a worker of one tower has no use for verl, which takes seconds to import
+    from videorl.cluster import Cluster
 
 
 class EncoderWorker:
@@ -32,24 +34,28 @@ class EncoderWorker:
     def ready(self) -> None:
         """Answers once the tower is loaded."""
 
-    def fill(self, media: Media) -> tuple[int, int, DataError | None]:
-        """Make sure the store holds what `media` stands for. (decodes, tower calls, why the clip is unusable)."""
-        decodes = self.source.reader.decodes
-        try:
-            encoded = self._fill(media)
-        except DataError as error:
-            return self.source.reader.decodes - decodes, 0, error
-        return self.source.reader.decodes - decodes, encoded, None
+    def fill(self, media: Sequence[Media]) -> tuple[int, int, dict[str, DataError]]:
+        """Make sure the store holds what each of `media` stands for; the decoders work ahead of the tower.
+
+        Returns (decodes, tower calls, {key: why the clip is unusable}).
+        """
+        decodes, encoded, failures = self.source.reader.decodes, 0, {}
+        with ThreadPoolExecutor(self.config.data.decode_workers) as decoders:
+            decoding = [decoders.submit(self.source.frames, item) for item in media]
+            for item, frames in zip(media, decoding, strict=True):
+                try:
+                    encoded += self._encode(item, frames.result())
+                except DataError as error:
+                    failures[item.key] = error
+        return self.source.reader.decodes - decodes, encoded, failures
 
     @torch.inference_mode()
-    def _fill(self, media: Media) -> int:
+    def _encode(self, media: Media, frames: torch.Tensor) -> int:
         if self.tower is None:
-            self.source.frames(media)
             return 0
         with self.source.store.filling(media.key) as missing:
             if missing:
-                patches = self.model.patches([self.source.frames(media)])
-                (features,) = self.model.encode(self.tower, patches, [media.grid])
+                (features,) = self.model.encode(self.tower, self.model.patches([frames]), [media.grid])
                 self.source.store.put(media.key, features.cpu())
         return int(missing)
 
@@ -82,14 +88,17 @@ class Encoders:
             missing = [item for key, item in distinct.items() if key not in self._decoded]
         else:
             missing = [item for key, item in distinct.items() if key not in self.store]
+        shares = [missing[start :: len(self.actors)] for start in range(len(self.actors))]
+        calls = [
+            actor.fill.remote(self.cluster.shipping(share))
+            for actor, share in zip(self.actors, shares, strict=True)
+            if share
+        ]
         failures: dict[str, DataError] = {}
-        actors = itertools.cycle(self.actors)
-        calls = [next(actors).fill.remote(self.cluster.shipping(item)) for item in missing]
-        for item, (decodes, encoded, error) in zip(missing, ray.get(calls), strict=True):
+        for decodes, encoded, failed in ray.get(calls):
             self.decodes += decodes
             self.calls += encoded
-            if error is not None:
-                failures[item.key] = error
+            failures |= failed
         if self.config.model.train_vision:
             self._decoded |= distinct.keys() - failures.keys()
         return failures
