@@ -207,6 +207,7 @@ class TrainerConfig(Section):
     mini_batches: Positive = Field(description="optimiser steps per batch of rollouts")
     epochs: Positive = Field(description="passes over one batch of rollouts")
     micro_batch_tokens: Positive = Field(description="tokens of one forward, visual tokens included")
+    shared_prompt: bool = Field(description="what the rows of a forward begin with alike is computed once")
     optim: OptimConfig
     gradient_checkpointing: bool
     mixed_precision: bool = Field(description="bf16 compute over fp32 master weights")

@@ -114,7 +114,7 @@ def test_to_moves_every_tensor(groups):
 def rows_of(groups: list[tuple[int, int]]) -> Batch:
     """A batch of groups, each given as (tokens of its prompt, rows)."""
     rows = [
-        Row(id=f"{name}#{i}", group=str(name), token_ids=(1,) * tokens, media=(), seen="")
+        Row(id=f"{name}#{i}", group=str(name), token_ids=(name,) * tokens, media=(), seen="")
         for name, (tokens, count) in enumerate(groups)
         for i in range(count)
     ]
@@ -141,7 +141,7 @@ def test_mini_batches_hold_whole_groups_in_order(groups, count):
 @given(groups=many_groups, ranks=st.integers(1, 6))
 def test_shards_hold_whole_groups_and_are_balanced(groups, ranks):
     batch = rows_of(groups)
-    shards = shard(batch, ranks)
+    shards = shard(batch, ranks, shared=False)
     assert len(shards) == ranks
     assert sorted(index for indices in shards for index in indices) == list(range(len(batch)))
     names = [{batch.rows[index].group for index in indices} for indices in shards]
@@ -153,20 +153,39 @@ def test_shards_hold_whole_groups_and_are_balanced(groups, ranks):
     assert sum(not indices for indices in shards) == max(0, ranks - len(groups))
 
 
-def test_the_heaviest_groups_are_dealt_first():
-    assert shard(rows_of([(1, 1), (1, 1), (7, 1), (3, 1)]), 2) == [[2], [0, 1, 3]]  # 8 and 4 + 2 + 2
+def test_shards_by_hand():
+    assert shard(rows_of([(1, 1), (1, 1), (7, 1), (3, 1)]), 2, shared=False) == [[0, 1, 3], [2]]  # 2 + 2 + 4 and 8
 
 
 @fixed
-@given(row_tokens=st.lists(st.integers(1, 100), max_size=30), budget=st.integers(1, 300))
-def test_micro_batches_stay_within_the_budget(row_tokens, budget):
-    parts = micro_batches(row_tokens, budget)
-    assert sorted(index for part in parts for index in part) == list(range(len(row_tokens)))
+@given(groups=many_groups, budget=st.integers(1, 300), shared=st.booleans())
+def test_micro_batches_stay_within_the_budget(groups, budget, shared):
+    batch = rows_of(groups)
+    parts = micro_batches(batch, budget, shared)
+    assert sorted(index for part in parts for index in part) == list(range(len(batch)))
     for part in parts:
-        assert part and (len(part) == 1 or len(part) * max(row_tokens[index] for index in part) <= budget)
+        prompts = {batch.rows[index].group: batch.rows[index].num_prompt_tokens for index in part}
+        packed = sum(prompts.values()) + len(part)  # every response has one token
+        padded = len(part) * max(batch.row_tokens[index] for index in part)
+        assert part and (len(part) == 1 or (packed if shared else padded) <= budget)
 
 
 def test_micro_batches_by_hand():
-    # longest first: 8 alone; 5 and 4 fill 2 x 5 of 10; 2, 2 and 1 fill 3 x 2
-    assert micro_batches([2, 8, 5, 1, 4, 2], 10) == [[1], [2, 4], [0, 5, 3]]
-    assert micro_batches([12], 10) == [[0]] and micro_batches([], 10) == []
+    # rows of 2, 8, 5, 1, 4 and 2 tokens, longest first: 8 alone; 5 and 4 fill 2 x 5 of 10; 2, 2 and 1 fill 3 x 2
+    batch = rows_of([(1, 1), (7, 1), (4, 1), (0, 1), (3, 1), (1, 1)])
+    assert micro_batches(batch, 10, shared=False) == [[1], [2, 4], [0, 5, 3]]
+    assert micro_batches(rows_of([(11, 1)]), 10, shared=False) == [[0]]
+    # prompts of 5, 2 and 3 tokens with 3, 2 and 1 responses of one token: 8, 4 and 4
+    groups = rows_of([(5, 3), (2, 2), (3, 1)])
+    assert micro_batches(groups, 16, shared=True) == [[0, 1, 2, 3, 4, 5]]
+    assert micro_batches(groups, 8, shared=True) == [[0, 1, 2], [3, 4, 5]]
+    # the first group is cut, and its prompt stands twice: 5 + 2, 5 + 1
+    assert micro_batches(groups, 7, shared=True) == [[0, 1], [2], [3, 4], [5]]
+    assert micro_batches(groups, 4, shared=True) == [[0], [1], [2], [3, 4], [5]]
+
+
+def test_shards_count_what_is_shared_once():
+    # packed 20 + 2, 5 + 8 and 9 + 1 tokens; one by one 42, 48 and 10
+    groups = rows_of([(20, 2), (5, 8), (9, 1)])
+    assert sorted(shard(groups, 2, shared=True)) == [[0, 1], [2, 3, 4, 5, 6, 7, 8, 9, 10]]
+    assert sorted(shard(groups, 2, shared=False)) == [[0, 1, 10], [2, 3, 4, 5, 6, 7, 8, 9]]

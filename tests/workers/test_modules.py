@@ -84,8 +84,8 @@ def make_batch(model, *rows: tuple[str, int]) -> Batch:
 MIXED = (("a", 4), ("bc", 3), ("", 6), ("ab", 1), ("c", 2))
 
 
-def run(module: PolicyModule, source, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, Inputs]:
-    inputs = make_inputs(module.model, source, batch, CPU)
+def run(module: PolicyModule, source, batch: Batch, shared: bool = False) -> tuple[torch.Tensor, torch.Tensor, Inputs]:
+    inputs = make_inputs(module.model, source, batch, CPU, shared)
     return *module(inputs, TEMPERATURE), inputs
 
 
@@ -121,9 +121,11 @@ def test_log_probs_and_entropies_are_those_of_a_plain_forward(tiny, source, poli
 
 
 def test_a_video_that_two_rows_show_is_read_once(tiny, source):
-    inputs = make_inputs(tiny, source, make_batch(tiny, *MIXED), CPU)
+    inputs = make_inputs(tiny, source, make_batch(tiny, *MIXED), CPU, shared=False)
     assert inputs.grids == [MEDIA[name].grid for name in "abc"]
-    assert inputs.feature_of_slot == [0, 1, 2, 0, 1, 2]
+    a, b, c = (torch.arange(MEDIA[name].num_tokens) for name in "abc")
+    b, c = b + len(a), c + len(a) + len(b)
+    assert inputs.visual_rows.tolist() == torch.cat([a, b, c, a, b, c]).tolist()
     assert len(inputs.features) == 3
 
 
@@ -175,7 +177,9 @@ def test_a_row_that_is_not_what_the_engine_saw_is_refused(tiny, source):
     batch = make_batch(tiny, *MIXED)
     swapped = dataclasses.replace(batch.rows[1], media=batch.rows[1].media[::-1])
     with pytest.raises(AlignmentError, match="sample p#1"):
-        make_inputs(tiny, source, dataclasses.replace(batch, rows=(batch.rows[0], swapped, *batch.rows[2:])), CPU)
+        make_inputs(
+            tiny, source, dataclasses.replace(batch, rows=(batch.rows[0], swapped, *batch.rows[2:])), CPU, shared=False
+        )
 
 
 # --- a trained tower -------------------------------------------------------------------------------------------------
@@ -208,7 +212,7 @@ def test_a_text_only_micro_batch_reaches_a_trained_tower_with_weight_zero(traine
 
 def test_a_critic_starts_at_zero_and_learns_through_the_backbone(tiny, source):
     critic = CriticModule(tiny, tiny.load())
-    inputs = make_inputs(tiny, source, make_batch(tiny, *MIXED), CPU)
+    inputs = make_inputs(tiny, source, make_batch(tiny, *MIXED), CPU, shared=False)
     values = critic(inputs)
     assert values.shape == (16,) and values.count_nonzero() == 0
     with torch.no_grad():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from videorl.algorithms.names import FIXED_LOSS_AGG, unknown_name
@@ -25,6 +25,19 @@ def core_algos() -> Any:
     from verl.trainer.ppo import core_algos
 
     return core_algos
+
+
+def balanced_partitions(loads: Sequence[int], parts: int) -> list[list[int]]:
+    """Indices of `loads` in `parts` sets of about equal sums (Karmarkar and Karp's differencing), some of them empty
+    where there are fewer loads than parts."""
+    if len(loads) <= parts:
+        return [[index] if index < len(loads) else [] for index in range(parts)]
+    if parts == 1:
+        return [list(range(len(loads)))]
+    fix_cpu_wheels()
+    from verl.utils.seqlen_balancing import get_seqlen_balanced_partitions
+
+    return get_seqlen_balanced_partitions(list(loads), parts, equal_size=False)
 
 
 def advantage_estimator(name: str, algorithm: AlgorithmConfig) -> Callable[..., tuple[Tensor, Tensor]]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import torch
 
+from videorl.algorithms.verl import balanced_partitions
 from videorl.types import Media, RolloutGroup
 
 
@@ -136,26 +138,65 @@ def mini_batches(batch: Batch, count: int) -> list[Batch]:
     return [batch.select([i for i, row in enumerate(batch.rows) if part[row.group] == m]) for m in range(count)]
 
 
-def shard(batch: Batch, ranks: int) -> list[list[int]]:
-    """Row indices of each rank: whole groups, heaviest first to the least loaded rank (tokens, visual ones included).
+def shard(batch: Batch, ranks: int, shared: bool) -> list[list[int]]:
+    """Row indices of each rank: whole groups, so dealt that the tokens of the ranks' forwards are balanced.
 
     Keeping a group on one rank lets the trainer share what its rows share. A rank may be left without rows when there
     are fewer groups than ranks.
     """
-    tokens = batch.row_tokens
     members: dict[str, list[int]] = {}
     for index, row in enumerate(batch.rows):
         members.setdefault(row.group, []).append(index)
-    loads, shards = [0] * ranks, [[] for _ in range(ranks)]
-    for indices in sorted(members.values(), key=lambda rows: -sum(tokens[i] for i in rows)):
-        lightest = loads.index(min(loads))
-        shards[lightest] += indices
-        loads[lightest] += sum(tokens[i] for i in indices)
-    return [sorted(indices) for indices in shards]
+    groups, tokens = list(members.values()), batch.row_tokens
+    loads = [
+        sum(piece.tokens for piece in _pieces(batch.select(rows), None)) if shared else sum(tokens[i] for i in rows)
+        for rows in groups
+    ]
+    return [sorted(i for group in part for i in groups[group]) for part in balanced_partitions(loads, ranks)]
 
 
-def micro_batches(row_tokens: Sequence[int], budget: int) -> list[list[int]]:
-    """Row indices of forwards whose padded size `rows * longest` is at most `budget` tokens; at least one row each."""
+def micro_batches(batch: Batch, budget: int, shared: bool) -> list[list[int]]:
+    """Row indices of forwards of at most `budget` tokens, visual ones included; at least one row each.
+
+    `shared`: rows of one prompt come together, and its tokens count once. Otherwise rows are padded to their longest.
+    """
+    return _packed(_pieces(batch, budget), budget) if shared else _padded(batch.row_tokens, budget)
+
+
+class _Piece(NamedTuple):
+    """Rows of one prompt that go into a forward together, and its tokens."""
+
+    tokens: int
+    rows: list[int]
+
+
+def _pieces(batch: Batch, budget: int | None) -> list[_Piece]:
+    """The rows of each prompt, in as many pieces as the budget makes necessary: each repeats the prompt."""
+    pieces: dict[object, list[_Piece]] = {}
+    for index, (row, length) in enumerate(zip(batch.rows, batch.lengths.tolist(), strict=True)):
+        found = pieces.setdefault((row.token_ids, row.media), [])
+        if found and (budget is None or found[-1].tokens + length <= budget):
+            found[-1] = _Piece(found[-1].tokens + length, [*found[-1].rows, index])
+        else:
+            found.append(_Piece(row.num_prompt_tokens + length, [index]))
+    return [piece for found in pieces.values() for piece in found]
+
+
+def _packed(pieces: Sequence[_Piece], budget: int) -> list[list[int]]:
+    """Forwards of whole pieces: the largest first, each into the first forward that has room."""
+    parts: list[_Piece] = []
+    for piece in sorted(pieces, key=lambda piece: -piece.tokens):
+        for index, part in enumerate(parts):
+            if part.tokens + piece.tokens <= budget:
+                parts[index] = _Piece(part.tokens + piece.tokens, part.rows + piece.rows)
+                break
+        else:
+            parts.append(piece)
+    return [part.rows for part in parts]
+
+
+def _padded(row_tokens: Sequence[int], budget: int) -> list[list[int]]:
+    """Forwards whose padded size `rows * longest` is at most the budget."""
     parts: list[list[int]] = []
     for index in sorted(range(len(row_tokens)), key=lambda i: -row_tokens[i]):
         # rows come longest first, so the first row of a part is its padded length

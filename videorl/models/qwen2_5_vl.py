@@ -15,7 +15,9 @@ from torch import nn
 
 from videorl.config import ModelConfig
 from videorl.imports import fix_cpu_wheels
+from videorl.models import tree_attention
 from videorl.models.base import Grid
+from videorl.models.prefix_tree import PrefixTree
 from videorl.types import Clip, DataError, Media, Prompt, RenderedPrompt
 from videorl.video.frames import FramePlan
 
@@ -179,7 +181,10 @@ class Qwen25VL:
 
     def load(self) -> nn.Module:
         return AutoModelForImageTextToText.from_pretrained(
-            self.path, dtype=self.dtype, attn_implementation="sdpa", trust_remote_code=self.config.trust_remote_code
+            self.path,
+            dtype=self.dtype,
+            attn_implementation={"text_config": tree_attention.register(), "vision_config": "sdpa"},
+            trust_remote_code=self.config.trust_remote_code,
         )
 
     def shell(self) -> nn.Module:
@@ -222,13 +227,15 @@ class Qwen25VL:
     def embed(self, module: nn.Module, token_ids: torch.Tensor) -> torch.Tensor:
         return cast(Any, self.language_model(module)).embed_tokens(token_ids)
 
-    def hidden_states(self, module: nn.Module, embeds: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
-        """Last hidden states `[B, L, hidden]` of `embeds` `[B, L, hidden]` at `position_ids` `[3, B, L]`, causal.
+    def hidden_states(
+        self, module: nn.Module, embeds: torch.Tensor, position_ids: torch.Tensor, tree: PrefixTree | None
+    ) -> torch.Tensor:
+        """Last hidden states `[B, L, hidden]` of `embeds` `[B, L, hidden]` at `position_ids` `[3, B, L]`.
 
-        No mask is passed: rows are padded on the right, where a causal query never looks.
+        Along the paths of `tree`, or causal: rows are padded on the right, where a causal query never looks.
         """
         return self.language_model(module)(
-            inputs_embeds=embeds, position_ids=position_ids, use_cache=False
+            inputs_embeds=embeds, position_ids=position_ids, use_cache=False, tree=tree
         ).last_hidden_state
 
     def logits(self, module: nn.Module, hidden: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,9 +13,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from videorl import contract
-from videorl.data.batch import Batch
+from videorl.data.batch import Batch, Row
 from videorl.models.base import Grid, VideoModel
-from videorl.types import Media, expand_placeholders
+from videorl.models.prefix_tree import PrefixTree, build_prefix_tree
+from videorl.types import expand_placeholders
 
 if TYPE_CHECKING:
     from videorl.models.media import MediaSource
@@ -22,52 +26,77 @@ _LOGIT_ROWS = 4096  # log-probs are computed for so many positions at a time, wh
 
 @dataclass(frozen=True)
 class Inputs:
-    """One micro-batch as tensors. `predictors[i]` is the (flat) position whose hidden state predicts `targets[i]`."""
+    """One micro-batch as tensors: padded rows, or all of them in one row along a prefix tree (then B is 1).
+
+    `predictors[i]` is the (flat) position whose hidden state predicts `targets[i]`.
+    """
 
     token_ids: torch.Tensor  # [B, L]
     position_ids: torch.Tensor  # [3, B, L]
-    visual_slots: torch.Tensor  # [V] flat positions in B*L of the prompts' placeholders
+    visual_slots: torch.Tensor  # [V] flat positions in B*L of the placeholders
+    visual_rows: torch.Tensor  # [V] the row of all features, one after another, that each of them takes
     features: list[torch.Tensor]  # per distinct video: embeddings [n, hidden], or patches for a trained tower
     grids: list[Grid]
-    feature_of_slot: list[int]  # per video placed in a prompt, in order: index into `features`
     predictors: torch.Tensor  # [N]
     targets: torch.Tensor  # [N]
     owners: torch.Tensor  # [N] (row, column) of the response token, as flat index into [B, T]
+    tree: PrefixTree | None
 
 
-def make_inputs(model: VideoModel, source: MediaSource, batch: Batch, device: torch.device) -> Inputs:
-    """Expand prompts, compute positions, read features, and verify each row against what its engine saw."""
-    sequences, positions, slots, predictors, targets, owners = [], [], [], [], [], []
-    distinct: dict[str, Media] = {}
-    placed: list[str] = []
-    width = max(batch.row_tokens)
+# What a token is to the language model, as the columns of a table
+_ID, _POSITION, _VISUAL = 0, slice(1, 4), 4  # its visual feature is given by row, -1 where it is text
+
+
+def make_inputs(model: VideoModel, source: MediaSource, batch: Batch, device: torch.device, shared: bool) -> Inputs:
+    """Expand prompts, compute positions, read features, and verify each row against what its engine saw.
+
+    `shared`: prefixes that rows have in common are put into the forward once.
+    """
+    distinct = {item.key: item for row in batch.rows for item in row.media}
+    sizes = [item.num_tokens for item in distinct.values()]
+    first_row = dict(zip(distinct, itertools.accumulate(sizes, initial=0), strict=False))
+    responses = [batch.response_ids[index, : int(n)] for index, n in enumerate(batch.lengths)]
+    tables = [_table(model, row, response, first_row) for row, response in zip(batch.rows, responses, strict=True)]
+    if shared:
+        tree = build_prefix_tree([table.numpy() for table in tables])
+        paths, shape = tree.paths, (1, tree.num_tokens)
+    else:
+        tree, shape = None, (len(tables), max(map(len, tables)))
+        paths = [torch.arange(len(table)) + index * shape[1] for index, table in enumerate(tables)]
+    packed = torch.zeros(math.prod(shape), 5, dtype=torch.long)
+    packed[:, _VISUAL] = -1
+    for path, table in zip(paths, tables, strict=True):
+        packed[path] = table
+    visual_slots = torch.nonzero(packed[:, _VISUAL] >= 0).flatten()
+    starts = [len(table) - len(response) for table, response in zip(tables, responses, strict=True)]
     columns = batch.response_ids.shape[1]
-    for index, row in enumerate(batch.rows):
-        expanded = expand_placeholders(row.token_ids, row.media, model.placeholder_id)
-        if row.seen:
-            contract.verify(row.id, row.seen, expanded, row.media)
-        length = int(batch.lengths[index])
-        prompt_ids = torch.tensor(expanded)
-        sequences.append(torch.cat([prompt_ids, batch.response_ids[index, :length]]))
-        positions.append(model.position_ids(expanded, row.media, length))
-        slots.append(torch.nonzero(prompt_ids == model.placeholder_id).flatten() + index * width)
-        for item in row.media:
-            distinct[item.key] = item
-            placed.append(item.key)
-        predictors.append(torch.arange(length) + len(expanded) - 1 + index * width)
-        targets.append(batch.response_ids[index, :length])
-        owners.append(torch.arange(length) + index * columns)
     return Inputs(
-        token_ids=nn.utils.rnn.pad_sequence(sequences, batch_first=True).to(device),
-        position_ids=nn.utils.rnn.pad_sequence([p.T for p in positions], batch_first=True).permute(2, 0, 1).to(device),
-        visual_slots=torch.cat(slots).to(device),
+        token_ids=packed[:, _ID].view(shape).to(device),
+        position_ids=packed[:, _POSITION].T.reshape(3, *shape).to(device),
+        visual_slots=visual_slots.to(device),
+        visual_rows=packed[visual_slots, _VISUAL].to(device),
         features=[tensor.to(device) for tensor in source.features(list(distinct.values()))],
         grids=[item.grid for item in distinct.values()],
-        feature_of_slot=[list(distinct).index(key) for key in placed],
-        predictors=torch.cat(predictors).to(device),
-        targets=torch.cat(targets).to(device),
-        owners=torch.cat(owners).to(device),
+        predictors=torch.cat([path[start - 1 : -1] for path, start in zip(paths, starts, strict=True)]).to(device),
+        targets=torch.cat(responses).to(device),
+        owners=torch.cat([torch.arange(len(r)) + index * columns for index, r in enumerate(responses)]).to(device),
+        tree=tree,
     )
+
+
+def _table(model: VideoModel, row: Row, response: torch.Tensor, first_row: Mapping[str, int]) -> torch.Tensor:
+    """`[P + R, 5]`: id, position (time, height, width) and visual feature of each token of a row."""
+    expanded = expand_placeholders(row.token_ids, row.media, model.placeholder_id)
+    if row.seen:
+        contract.verify(row.id, row.seen, expanded, row.media)
+    table = torch.full((len(expanded) + len(response), 5), -1)
+    table[:, _ID] = torch.cat([torch.tensor(expanded), response])
+    table[:, _POSITION] = model.position_ids(expanded, row.media, len(response)).T
+    if row.media:
+        visual = [torch.arange(item.num_tokens) + first_row[item.key] for item in row.media]
+        placeholders = torch.nonzero(torch.tensor(expanded) == model.placeholder_id).flatten()
+        table[placeholders, _VISUAL] = torch.cat(visual)
+    return table
 
 
 class Backbone(nn.Module):
@@ -81,12 +110,12 @@ class Backbone(nn.Module):
     def hidden(self, inputs: Inputs) -> torch.Tensor:  # [N, hidden]
         embeds = self.model.embed(self.hf, inputs.token_ids)  # [B, L, hidden]
         features = self._features(inputs)
-        if inputs.feature_of_slot:
-            placed = torch.cat([features[i] for i in inputs.feature_of_slot]).to(embeds.dtype)
+        if len(inputs.visual_slots):
+            placed = torch.cat(features).to(embeds.dtype)[inputs.visual_rows]
             embeds = embeds.flatten(0, 1).index_copy(0, inputs.visual_slots, placed).view_as(embeds)
         elif features:
             embeds = embeds + 0.0 * features[0].sum()
-        hidden = self.model.hidden_states(self.hf, embeds, inputs.position_ids)
+        hidden = self.model.hidden_states(self.hf, embeds, inputs.position_ids, inputs.tree)
         return hidden.flatten(0, 1)[inputs.predictors]
 
     def _features(self, inputs: Inputs) -> list[torch.Tensor]:

@@ -106,7 +106,7 @@ class TrainerWorker(Worker):
 
     def _micro_batches(self, batch: Batch) -> Iterator[tuple[list[int], Batch]]:
         """(row indices, micro-batch), as many on every rank; fillers have no indices and a row without weight."""
-        parts = micro_batches(batch.row_tokens, self.trainer.micro_batch_tokens) if len(batch) else []
+        parts = micro_batches(batch, self.trainer.micro_batch_tokens, self.trainer.shared_prompt) if len(batch) else []
         for part in same_number_of_calls(parts, self.mesh, self.device):
             yield (part, batch.select(part)) if part is not None else ([], self._filler(batch))
 
@@ -125,7 +125,7 @@ class TrainerWorker(Worker):
         )
 
     def inputs(self, batch: Batch):
-        return make_inputs(self.model, self.source, batch, self.device)
+        return make_inputs(self.model, self.source, batch, self.device, self.trainer.shared_prompt)
 
     def ready(self) -> None:
         """Answers once the worker is built."""
@@ -158,7 +158,7 @@ class TrainerGroup:
 
     def per_row(self, method: str, batch: Batch) -> torch.Tensor:
         """Deal the rows to the ranks, call, and put the results `[b, T]` back in the batch's order."""
-        shards = shard(batch, self.config.ranks)
+        shards = shard(batch, self.config.ranks, self.config.shared_prompt)
         results = getattr(self.group, method)(self.cluster.shipping([batch.select(indices) for indices in shards]))
         out = torch.zeros(batch.response_ids.shape)
         for indices, result in zip(shards, results, strict=True):
@@ -170,7 +170,7 @@ class TrainerGroup:
         work: list[list[tuple[Batch, Counts]]] = [[] for _ in range(self.config.ranks)]
         for mini in mini_batches(batch, self.config.mini_batches) * self.config.epochs:
             counts = Counts(mini.num_tokens, int(mini.response_mask.any(1).sum()))
-            for rank, indices in enumerate(shard(mini, self.config.ranks)):
+            for rank, indices in enumerate(shard(mini, self.config.ranks, self.config.shared_prompt)):
                 work[rank].append((mini.select(indices), counts))
         ranks: list[list[Metrics]] = getattr(self.group, method)(self.cluster.shipping(work))
         steps = [merge_metrics(rank.shares for rank in step) | step[0].step for step in zip(*ranks, strict=True)]
