@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from videorl.cluster import Cluster
 from videorl.config import Config, ConfigError
 from videorl.data.prompts import PromptStream
+from videorl.data.stats import RECALL_IOU, Constant, best_constants
 from videorl.launch import main
 from videorl.models.base import open_model
 from videorl.models.media import open_source
@@ -67,7 +67,8 @@ def _by_source(row: dict[str, Any], accuracies: Sequence[float]) -> list[tuple[s
     source = row["data_source"]
     if row["task"] != "grounding":
         return [(source, list(accuracies))]
-    return [(source, list(accuracies)), (f"{source}/recall@0.5", [float(value >= 0.5) for value in accuracies])]
+    found = [float(value >= RECALL_IOU) for value in accuracies]
+    return [(source, list(accuracies)), (f"{source}/recall@{RECALL_IOU}", found)]
 
 
 def _accuracies(groups: Sequence[RolloutGroup]) -> tuple[list[list[float]], float]:
@@ -91,31 +92,24 @@ def _accuracy(rollout: Rollout, lost: bool) -> tuple[float, bool]:
 def constant_baselines(prompts: Sequence[RenderedPrompt]) -> dict[str, float]:
     """What the best answer that ignores the video scores, named like the evaluation's metrics: over all and by source.
 
-    That is the most frequent choice or number, and for grounding the best interval of whole seconds.
+    That is the most frequent choice or number, and for grounding the best interval (`data.stats.best_constants`).
     """
-    accuracy = load("accuracy")
-    by_source: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for prompt in prompts:
-        if prompt.prompt.task in SCORED_TASKS:
-            by_source[prompt.prompt.row["data_source"]].append(prompt.prompt.row)
-    best: dict[str, float] = {}
-    for rows in by_source.values():
-        if rows[0]["task"] == "grounding":
-            last = math.ceil(max(end for row in rows for _, end in row["spans"]))
-            answers = [f"{start} to {end}" for start in range(last) for end in range(start + 1, last + 1)]
-        else:
-            answers = sorted({str(row["answer"]) for row in rows})
-        for answer in answers:
-            text = f"<think></think><answer>{answer}</answer>"
-            scores = [_by_source(row, [accuracy(text, row).value]) for row in rows]
-            for index, (name, _) in enumerate(scores[0]):
-                value = _mean([each[index][1][0] for each in scores])
-                key = f"accuracy/{name}"
-                best[key] = max(best.get(key, 0.0), value)
-    if by_source:
-        sizes = {source: len(rows) for source, rows in by_source.items()}
-        best["accuracy"] = sum(best[f"accuracy/{name}"] * size for name, size in sizes.items()) / sum(sizes.values())
+    constants = best_constants([prompt.prompt.row for prompt in prompts])
+    by_name: dict[str, list[Constant]] = defaultdict(list)
+    for constant in constants:
+        by_name[f"accuracy/{constant.source}"].append(constant)
+        by_name["accuracy"].append(constant)
+    best = {name: _weighted((each.score, each.rows) for each in found) for name, found in by_name.items()}
+    for constant in constants:
+        if constant.recall is not None:
+            best[f"accuracy/{constant.source}/recall@{RECALL_IOU}"] = constant.recall
     return best
+
+
+def _weighted(values: Iterable[tuple[float, int]]) -> float:
+    """Mean of (value, weight)."""
+    pairs = list(values)
+    return sum(value * weight for value, weight in pairs) / sum(weight for _, weight in pairs)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +24,15 @@ pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).resolve().parents[2]
 
 
+JUDGE_KEY = "a-key-for-tests"
+os.environ["TINY_JUDGE_KEY"] = JUDGE_KEY  # before Ray starts, whose workers look for it
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
         if "e2e" in Path(str(item.fspath)).parts:
             item.add_marker(pytest.mark.e2e)
+    items.sort(key=lambda item: item.get_closest_marker("last") is not None)
 
 
 @dataclass(frozen=True)
@@ -393,3 +400,47 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 def whole_run(program, course, tmp_path_factory) -> Program:
     """The course from the first step to the last, on an empty store."""
     return program("train", tmp_path_factory.mktemp("whole"), *course.overrides).succeed()
+
+
+# --- a judge ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ServedJudge:
+    """A running `vllm serve` of the tiny model: its verdicts are worthless, but valid ones or none."""
+
+    program: Program
+    url: str
+
+    @property
+    def params(self) -> dict[str, Any]:
+        # a random model fills its critique to the last of 600 characters, of up to 4 tokens each
+        return {"base_url": self.url, "model": "tiny", "api_key_env": "TINY_JUDGE_KEY", "max_tokens": 3000}
+
+
+@pytest.fixture(scope="session")
+def served_judge(start, workspace, tmp_path_factory) -> Iterator[ServedJudge]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = start(
+        tmp_path_factory.mktemp("judge"), sys.executable, str(Path(__file__).with_name("serve_judge.py")),
+        "--model", str(workspace.folder / "model"), "--served-model-name", "tiny", "--dtype", "float32",
+        "--host", "127.0.0.1", "--port", str(port), "--api-key", JUDGE_KEY, "--enforce-eager",
+        "--max-model-len", "8192", "--limit-mm-per-prompt", json.dumps({"image": 0, "video": 0}),
+        # left the choice, a random model writes blanks between two fields for ever
+        "--structured-outputs-config", json.dumps({"backend": "xgrammar", "disable_any_whitespace": True}),
+        VLLM_CPU_KVCACHE_SPACE="1", VLLM_NO_USAGE_STATS="1", TORCHDYNAMO_DISABLE="1", HF_HUB_OFFLINE="1",
+        OMP_NUM_THREADS="1",
+    )  # fmt: skip
+
+    def is_up() -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as reply:
+                return reply.status == 200
+        except OSError:
+            return False
+
+    program.until(is_up)
+    yield ServedJudge(program, f"http://127.0.0.1:{port}/v1")
+    program.end()

@@ -169,10 +169,49 @@ def test_a_recipe_trains(rehearsal, open_run, recipe):
 
 
 def check_judge(term: str, lines: dict[int, dict[str, float]]) -> None:
-    total = {
-        count: sum(line[f"scorer/{term}/{count}"] for line in lines.values())
-        for count in ("calls", "cache_hits", "abstained")
-    }
+    total = totals(term, lines)
     assert total["calls"] > 0 and total["cache_hits"] > 0 and total["abstained"] == 0
     assert any(line.get(f"scorer/{term}/latency_mean", 0) > 0 for line in lines.values())
     assert lines[STEPS][f"scorer/{term}/canaries_failed"] == 0
+
+
+def totals(term: str, lines: dict[int, dict[str, float]]) -> dict[str, float]:
+    return {
+        count: sum(line[f"scorer/{term}/{count}"] for line in lines.values())
+        for count in ("calls", "cache_hits", "abstained")
+    }
+
+
+def judged_run(rehearsal, recipe: str, name: str, params: dict[str, Any]) -> Config:
+    """A run of the recipe whose judge has these parameters."""
+    given = [f"++rewards.terms.judge.params.{key}={value}" for key, value in params.items()]
+    folder = f"{rehearsal.folder}/runs/{name}"
+    return rehearsal.config(recipe, f"run.dir={folder}", "rollout.temperature=0.3", *given)
+
+
+@pytest.mark.parametrize("recipe", ["v1_next_event", "longvila_r1"])
+def test_a_recipe_trains_on_the_verdicts_of_a_live_judge(rehearsal, served_judge, open_run, tmp_path, recipe):
+    from videorl.train import train
+
+    config = judged_run(rehearsal, recipe, f"{recipe}-live", served_judge.params | {"cache_dir": tmp_path})
+    train(config)
+    lines = open_run(Path(config.run.dir)).metrics()
+    total = totals("judge", lines)
+    assert total["calls"] > 0 and total["cache_hits"] > 0 and total["abstained"] == 0
+    assert all(line["reward/lost"] == 0 and 0 <= line["reward/judge"] <= 1 for line in lines.values())
+    assert any(line.get("scorer/judge/latency_mean", 0) > 0 for line in lines.values())
+    assert lines[STEPS]["scorer/judge/canaries"] == 5
+
+
+def test_what_a_live_judge_cannot_say_is_counted_and_no_reward(rehearsal, served_judge, open_run):
+    """Without a schema its verdicts are garbage: those rollouts are lost, the other tasks train on."""
+    from videorl.train import train
+
+    params = served_judge.params | {"structured_output": False, "max_tokens": 16}
+    config = judged_run(rehearsal, "v1_next_event", "garbage", params)
+    train(config)
+    lines = open_run(Path(config.run.dir)).metrics()
+    total = totals("judge", lines)
+    assert total["abstained"] > 0 and total["cache_hits"] == 0
+    assert sum(line["reward/lost"] for line in lines.values()) > 0
+    assert all("reward/judge" not in line for line in lines.values())

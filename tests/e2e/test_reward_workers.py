@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+import ray
 
 from videorl.rewards.result import Abstained, Sample
 from videorl.rewards.rubric import Rubric
@@ -60,3 +61,13 @@ def test_a_term_without_an_answer_raises_abstained(careless):
     _, workers = careless
     with pytest.raises(Abstained, match="raised: "):
         asyncio.run(workers.score("careless", {}, sample("p", "throw")))
+
+
+def test_a_scorer_that_is_gone_is_reported_and_replaced(stack):
+    judge = "{target: judge, weight: 1, params: {kind: next_event, base_url: 'http://127.0.0.1:9/v1', model: m}}"
+    workers = RewardWorkers(stack.cluster, stack.workspace.config(f"+rewards.terms.judge={judge}"))
+    ray.get(workers.ready())
+    assert workers.report(check=False)["judge/calls"] == 0
+    ray.kill(workers._scorers["judge"].actor)
+    assert workers.report(check=False) == {"judge/unreachable": 1.0}
+    assert workers.report(check=False)["judge/calls"] == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from videorl.contract import AlignmentError, fingerprint
 from videorl.data.batch import Batch, Row, pad
 from videorl.models.base import open_model
+from videorl.models.prefix_tree import PrefixTree, build_prefix_tree
 from videorl.types import Media, expand_placeholders
 from videorl.workers import modules
 from videorl.workers.modules import CriticModule, Inputs, PolicyModule, make_inputs
@@ -180,6 +182,86 @@ def test_a_row_that_is_not_what_the_engine_saw_is_refused(tiny, source):
         make_inputs(
             tiny, source, dataclasses.replace(batch, rows=(batch.rows[0], swapped, *batch.rows[2:])), CPU, shared=False
         )
+
+
+# --- shared prefixes -------------------------------------------------------------------------------------------------
+
+
+def make_groups(model, *groups: tuple[str, tuple[int, ...]]) -> Batch:
+    """Groups given as (names of their videos, tokens of each response)."""
+    batch = make_batch(model, *[(names, length) for names, lengths in groups for length in lengths])
+    rows, first = [], 0
+    for number, (_, lengths) in enumerate(groups):
+        prompt = batch.rows[first]
+        rows += [dataclasses.replace(prompt, id=f"{number}#{i}", group=str(number)) for i in range(len(lengths))]
+        first += len(lengths)
+    return dataclasses.replace(batch, rows=tuple(rows))
+
+
+@pytest.fixture
+def sharp(policy) -> PolicyModule:
+    """A policy that looks where positions tell it to: with random weights it hardly does."""
+    with torch.no_grad():
+        for layer in policy.model.layers(policy.hf):
+            for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj):
+                projection.weight *= 4
+    policy.model.vision(policy.hf).requires_grad_(False)
+    return policy
+
+
+GROUPS = (("ab", (5, 9, 1, 7)), ("", (3, 3, 6)), ("c", (4,)), ("ca", (2, 8)))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_shared_rows_have_the_log_probs_and_gradients_of_separate_rows(
+    tiny, source, sharp, monkeypatch, depth, checkpointing
+):
+    batch = make_groups(tiny, *GROUPS)
+    ids = batch.response_ids.clone()
+    if depth > 1:  # responses 0 and 1 begin alike, as after a common first turn
+        ids[1, :4] = ids[0, :4]
+    if depth > 2:
+        ids[3, :6] = ids[1, :6]
+    batch = batch.with_(response_ids=ids)
+    monkeypatch.setattr(modules, "build_prefix_tree", functools.partial(build_prefix_tree, min_shared=2))
+    if checkpointing:
+        sharp.hf.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        sharp.train()
+    weights = torch.randn(int(batch.lengths.sum()), generator=torch.Generator().manual_seed(1))  # of both signs
+
+    log_probs, entropies, inputs = run(sharp, source, batch, shared=True)
+    (weights * (log_probs + 0.1 * entropies)).sum().backward()
+    shared = gradients(sharp)
+    assert inputs.tree is not None and inputs.tree.num_tokens < sum(batch.row_tokens)
+    assert max(len(set(ends_above(inputs.tree, path))) for path in inputs.tree.paths) == depth + 1
+
+    sharp.zero_grad()
+    alone = [run(sharp, source, batch.select([index])) for index in range(len(batch))]
+    plain = torch.cat([row[0] for row in alone])
+    (weights * (plain + 0.1 * torch.cat([row[1] for row in alone]))).sum().backward()
+    assert float((log_probs - plain).detach().abs().max()) < 1e-5
+    separate = gradients(sharp)
+    assert shared.keys() == separate.keys()
+    for name, grad in separate.items():
+        assert float((shared[name] - grad).norm()) < 1e-5 * float(grad.norm()), name
+
+
+def ends_above(tree: PrefixTree, path: torch.Tensor) -> list[int]:
+    """Where the nodes on a row's path end."""
+    return [node.stop for node in tree.nodes if node.start in path.tolist()]
+
+
+def test_a_wrong_position_would_show(tiny, source, sharp):
+    """The control of the test above: moving a response by one changes what it says by far more than rounding."""
+    batch = make_groups(tiny, ("ab", (9, 9)))
+    inputs = make_inputs(tiny, source, batch, CPU, shared=True)
+    moved = inputs.position_ids.clone()
+    moved[:, :, inputs.predictors[-9] + 1 :] += 1
+    with torch.no_grad():
+        right, _ = sharp(inputs, TEMPERATURE)
+        wrong, _ = sharp(dataclasses.replace(inputs, position_ids=moved), TEMPERATURE)
+    assert float((right - wrong).abs().max()) > 1e-2
 
 
 # --- a trained tower -------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videorl.data.schema import BATCH_ROWS, _without_nulls
+from videorl.data.schema import BATCH_ROWS, without_nulls
 from videorl.types import DataError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def publish_rows(path: str, *, force: bool = False) -> Iterator[Write]:
 @contextmanager
 def _write_jsonl(path: Path) -> Iterator[Write]:
     with path.open("w", encoding="utf-8") as file:
-        yield lambda row: print(json.dumps(_without_nulls(row), ensure_ascii=False, allow_nan=False), file=file)
+        yield lambda row: print(json.dumps(without_nulls(row), ensure_ascii=False, allow_nan=False), file=file)
 
 
 @contextmanager

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
@@ -191,12 +193,14 @@ class PromptStream:
             DataError: `too_many_bad` above `data.max_bad_fraction` or without any usable row, `too_few_rows` where the
                 data set has fewer than `count` usable ones.
         """
+        self._read_headers(islice((id for id in self._pending if id not in self.quarantined), count))
         prompts = self._gather(self._draw(), count, ensure)
         self.consumed += len(prompts)
         return prompts
 
     def all(self, ensure: Ensure) -> list[RenderedPrompt]:
         """Every usable prompt once, in the order of the file, up to the stream's limit. Raises DataError as `take`."""
+        self._read_headers(islice(self.rows, self.limit))
         prompts = self._gather((prompt for id in self.rows if (prompt := self._render(id))), self.limit, ensure)
         if not prompts:
             raise self._too_many_bad("no row can be used")
@@ -272,6 +276,17 @@ class PromptStream:
                 else:
                     self._quarantine(prompt.prompt.id, failed)
         return prompts
+
+    def _read_headers(self, ids: Iterable[str]) -> None:
+        """Plan the clips of rows on all decoders at once. What is wrong with a row is said when it is rendered."""
+
+        def read(id: str) -> None:
+            with suppress(DataError):
+                for clip in self.renderer.prompt(self.rows[id]).clips:
+                    self.renderer.source.plan(clip)
+
+        with ThreadPoolExecutor(self.config.decode_workers) as decoders:
+            deque(decoders.map(read, list(ids)), maxlen=0)
 
     def _render(self, id: str) -> RenderedPrompt | None:
         """The prompt of a row from headers alone; None where the row was set aside instead, now or before."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from videorl.data.schema import _read
+from videorl.data.schema import read_raw
 from videorl.types import DataError
 
 LINE = "line"  # the only column of a record that is a line of plain text
@@ -48,7 +48,7 @@ def read_records(path: str) -> Iterator[tuple[str, Any]]:
         return _numbered("record", _array_elements(path))
     if path.endswith(".txt"):
         return _numbered("line", _text_lines(path))
-    return _numbered("line" if path.endswith(".jsonl") else "row", _read(path))
+    return _numbered("line" if path.endswith(".jsonl") else "row", read_raw(path))
 
 
 def parse_record(raw: Any) -> dict[str, Any]:

@@ -151,7 +151,7 @@ class CanonicalRow(_Section):
     def _move_unknown_columns_to_meta(cls, raw: Any) -> Any:
         if not isinstance(raw, dict):
             return raw
-        row = _without_nulls(raw)
+        row = without_nulls(raw)
         unknown = {name: row.pop(name) for name in row.keys() - cls.model_fields.keys()}
         for name in unknown:  # a misspelt `videos` would otherwise train without the video, and nothing would say so
             for near in difflib.get_close_matches(name, cls.model_fields.keys() - row.keys(), n=1, cutoff=0.8):
@@ -214,11 +214,11 @@ class CanonicalRow(_Section):
                 )
 
 
-def _without_nulls(value: Any) -> Any:
+def without_nulls(value: Any) -> Any:
     """Arrow fills absent struct members with null, so a null and an absent key must mean the same."""
     if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 _NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?\s*", re.IGNORECASE)
@@ -247,12 +247,12 @@ def load_rows(path: str | Path) -> list[dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
     places: dict[str, str] = {}
     bad: list[str] = []
-    for number, raw in enumerate(_read(str(path)), 1):
+    for number, raw in enumerate(read_raw(str(path)), 1):
         if raw == b"":
             continue
         place = f"line {number}" if isinstance(raw, bytes) else f"row {number}"
         try:
-            row = _parse(raw)
+            row = parse_row(raw)
         except ValueError as error:
             bad.append(f"{place}: {error}")
             continue
@@ -271,12 +271,12 @@ def load_rows(path: str | Path) -> list[dict[str, Any]]:
 
 def fingerprint(rows: Iterable[dict[str, Any]]) -> str:
     """SHA-256 of the content of canonical rows, whatever their order and the file format they came from."""
-    texts = (json.dumps(_without_nulls(row), sort_keys=True) for row in rows)
+    texts = (json.dumps(without_nulls(row), sort_keys=True) for row in rows)
     digests = sorted(hashlib.sha256(text.encode()).hexdigest() for text in texts)
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _parse(raw: Any) -> dict[str, Any]:
+def parse_row(raw: Any) -> dict[str, Any]:
     """A canonical row from a line of JSON or an Arrow record. Raises ValueError, which names the id where it can."""
     if isinstance(raw, bytes):
         try:
@@ -304,7 +304,7 @@ def _describe(error: ErrorDetails) -> str:
     return f"{where or 'row'}={reprlib.repr(error['input'])}: {error['msg']}"
 
 
-def _read(path: str) -> Iterator[Any]:
+def read_raw(path: str) -> Iterator[Any]:
     """The records of a data set: lines of JSON as bytes, or dicts."""
     try:
         yield from _open(path)

@@ -24,6 +24,7 @@ from videorl.data.schema import fingerprint, load_rows
 
 HELP = "sizes, answers, best constant answers and duplicates"
 STEPS = 60  # of the grid on which the best constant interval is looked for; whole seconds in clips that are shorter
+RECALL_IOU = 0.5
 SHOWN = 5  # most frequent answers, and most used videos
 
 
@@ -32,7 +33,8 @@ class Constant:
     """The answer that scores best without looking at the video, in the rows of one task and source.
 
     `score` is the share of right answers, for grounding the mean IoU. `answers` are the right ones and how many rows
-    have them, the most frequent first; none for grounding.
+    have them, the most frequent first; none for grounding. `recall`, for grounding alone, is the largest share of rows
+    in which one interval, perhaps another, has an IoU of at least 0.5.
     """
 
     source: str
@@ -41,6 +43,7 @@ class Constant:
     answer: str
     score: float
     answers: tuple[tuple[str, int], ...] = ()
+    recall: float | None = None
 
 
 def best_constants(rows: Sequence[dict[str, Any]]) -> list[Constant]:
@@ -73,16 +76,18 @@ def _best_interval(source: str, task: str, rows: Sequence[dict[str, Any]]) -> Co
     times = np.arange(math.ceil(last) + 1.0) if last <= STEPS else np.linspace(0.0, last, STEPS + 1)
     first, second = np.triu_indices(len(times), k=1)
     starts, ends = times[first], times[second]
-    total = np.zeros(len(starts))
+    total, found = np.zeros(len(starts)), np.zeros(len(starts))
     for row in spans:
         best = np.zeros(len(starts))
         for start, end in row:
             overlap = np.minimum(ends, end) - np.maximum(starts, start)
             best = np.maximum(best, overlap / (np.maximum(ends, end) - np.minimum(starts, start)))
         total += best
+        found += best >= RECALL_IOU
     winner = int(total.argmax())
     answer = f"{starts[winner]:g} to {ends[winner]:g}"
-    return Constant(source, task, len(rows), answer, float(total[winner]) / len(rows))
+    score, recall = (float(values.max()) / len(rows) for values in (total, found))
+    return Constant(source, task, len(rows), answer, score, recall=recall)
 
 
 _READERS: dict[str, Callable[..., Constant]] = {

@@ -11,7 +11,7 @@ from videorl.data.adapters.chat import from_llava, from_ms_swift, from_trl, from
 from videorl.data.adapters.questions import from_charades, from_easyr1, from_temporal_r1, from_v1, from_video_r1
 from videorl.data.adapters.record import Record
 from videorl.data.records import LINE, RecordError
-from videorl.data.schema import _parse
+from videorl.data.schema import parse_row
 from videorl.types import DataError
 
 AUTO = "auto"
@@ -98,6 +98,6 @@ def convert_record(layout: Layout, columns: dict[str, Any], *, default_id: str) 
 
 def _checked(row: dict[str, Any]) -> dict[str, Any]:
     try:
-        return _parse(row)
+        return parse_row(row)
     except ValueError as error:
         raise RecordError("schema", str(error)) from error
