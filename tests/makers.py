@@ -19,7 +19,12 @@ def make_media(key: str = "a", grid: tuple[int, int, int] = (1, 2, 2), seconds_p
     """A handle of the Qwen2.5-VL geometry: one token for 2 x 2 patches."""
     t, h, w = grid
     return Media(
-        clip=make_clip(f"{key}.mp4"), key=key, grid=grid, num_tokens=t * h * w // 4, seconds_per_grid=seconds_per_grid
+        clip=make_clip(f"{key}.mp4"),
+        key=key,
+        grid=grid,
+        num_tokens=t * h * w // 4,
+        seconds_per_grid=seconds_per_grid,
+        tower="tower",
     )
 
 

@@ -119,8 +119,10 @@ class RolloutConfig(Section):
     max_batched_tokens: Positive = Field(description="tokens in one engine step")
     max_concurrency: Positive = Field(description="requests under way in one engine")
     timeout: PositiveFloat = Field(description="seconds one response may take")
+    parity_tolerance: PositiveFloat | None = Field(
+        description="mean difference of engine's and trainer's log-probs that stops the run; null = logged only"
+    )
     tensor_parallel: Positive
-    gpu_memory: Fraction = Field(description="share of GPU memory for the engine")
     kv_cache_gb: Positive = Field(description="KV cache of an engine on CPU")
     passes: dict[str, PassConfig | None] = Field(description="second passes by name; null = off")
     engine_kwargs: dict[str, Any] = Field(description="passed to vLLM as they are")

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean, pstdev
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
+from typing import Any, Literal, Protocol, TextIO
 
 import yaml
 from rich.console import Console
@@ -37,9 +37,6 @@ from videorl.live import PlainView, RichView, message_text
 from videorl.summary import compute_summary, draw_curves, make_table
 from videorl.tracking import RunInfo, Trackers, tracker_openers
 from videorl.types import Rollout, RolloutGroup
-
-if TYPE_CHECKING:
-    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -91,11 +88,6 @@ class StepLog:
         self.groups = [*groups, *others]
         self.metrics("reward", compute_reward_metrics(groups))
         self.metrics("rollout", compute_rollout_metrics(groups))
-
-    def parity(self, rollout_log_probs: torch.Tensor, old_log_probs: torch.Tensor, response_mask: torch.Tensor) -> None:
-        """Distance between what engine and trainer say of the sampled tokens before the update; all are `[B, T]`."""
-        diff = (rollout_log_probs - old_log_probs).abs()[response_mask]
-        self.metrics("parity", {"max_log_prob_diff": diff.max().item(), "mean_log_prob_diff": diff.mean().item()})
 
     def evaluation(self, evaluation: Evaluation) -> None:
         self.metrics("eval", evaluation.metrics())

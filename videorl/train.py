@@ -7,6 +7,7 @@ from collections import Counter
 
 import torch
 
+from videorl import contract
 from videorl.algorithms.advantages import compute_advantages
 from videorl.algorithms.importance import compute_importance_weights
 from videorl.algorithms.kl import apply_kl_to_rewards
@@ -68,6 +69,7 @@ def train(config: Config) -> None:
                 log.evaluation(evaluate(config, runner, exam, run.progress))
                 log.metrics("video", encoders.take_counts())
 
+        first = step + 1
         while step < config.total_steps:
             step += 1
             with run.step(step) as log:
@@ -83,7 +85,7 @@ def train(config: Config) -> None:
                         batch = batch.with_(ref_log_probs=reference.compute_log_probs(batch))
                     if critic:
                         batch = batch.with_(values=critic.compute_values(batch))
-                log.parity(batch.need("rollout_log_probs"), batch.need("old_log_probs"), batch.response_mask)
+                log.metrics("parity", prove(config, policy, batch, control=step == first))
 
                 batch = assign_credit(config, batch, log)  # 4. pure
 
@@ -160,6 +162,20 @@ def collect(
     groups += [side for group in groups for side in passes.joined(group) if len(side.rollouts) >= 2]
     log.value("rollout/trained_groups", len(groups))
     return groups
+
+
+def prove(config: Config, policy: Policy, batch: Batch, control: bool) -> dict[str, float]:
+    """That the trainer is about to train on what the engines saw. Raises AlignmentError (see `contract`)."""
+    tolerance = config.rollout.parity_tolerance
+    control = control and tolerance is not None and any(row.media for row in batch.rows)
+    return contract.check_log_probs(
+        [row.id for row in batch.rows],
+        batch.need("rollout_log_probs"),
+        batch.need("old_log_probs"),
+        batch.response_mask,
+        tolerance,
+        policy.compute_blank_log_probs(batch) if control else None,
+    )
 
 
 def assign_credit(config: Config, batch: Batch, log: StepLog) -> Batch:

@@ -118,6 +118,7 @@ class Media:
     the file's bytes, the frame times, the size, the processor or the frozen tower change.
     `grid` is (t, h, w) in patches before spatial merging; `num_tokens` = t*h*w / merge².
     `seconds_per_grid` is the time between two temporal grid steps, the one number M-RoPE needs.
+    `tower` names the weights that make the features, "pixels" where they are being trained.
     """
 
     clip: Clip
@@ -125,6 +126,7 @@ class Media:
     grid: tuple[int, int, int]
     num_tokens: int
     seconds_per_grid: float
+    tower: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,7 @@ class FakeSource:
         name = Path(clip.path).stem
         if name in self.broken:
             raise VideoError("truncated", f"{clip.path}: cut")
-        return FakePlan(), Media(clip=clip, key=name, grid=(5, 2, 4), num_tokens=10, seconds_per_grid=1.0)
+        return FakePlan(), Media(clip=clip, key=name, grid=(5, 2, 4), num_tokens=10, seconds_per_grid=1.0, tower="t")
 
 
 class FakeModel:

@@ -8,7 +8,8 @@ import pytest
 import ray
 import torch
 
-from videorl.data.batch import make_batch
+from videorl.contract import AlignmentError, check_log_probs
+from videorl.data.batch import Batch, make_batch
 
 TOLERANCE = 1e-4  # float32, different kernels and batch shapes; 2e-6 is typical
 
@@ -55,13 +56,113 @@ def test_positions_depend_on_the_time_step(stack):
     assert (changed - batch.need("rollout_log_probs")).abs()[batch.response_mask].max() > 10 * TOLERANCE
 
 
-def test_a_swapped_video_is_refused_by_name(stack):
-    groups = stack.collect(stack.prompts(stack.workspace.rows()[:2]), group_size=1)
+# --- injected faults -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def rolled_out(stack):
+    """Three prompts, the first of which shows two clips, with two rollouts each."""
+    rows = stack.workspace.rows()[:3]
+    rows[0]["videos"] = [*rows[0]["videos"], *rows[1]["videos"]]
+    return make_batch(stack.collect(stack.prompts(rows), group_size=2, label="faults"))
+
+
+def with_row(batch: Batch, index: int, **changes) -> Batch:
+    rows = list(batch.rows)
+    rows[index] = dataclasses.replace(rows[index], **changes)
+    return dataclasses.replace(batch, rows=tuple(rows))
+
+
+def swapped_videos(batch: Batch) -> Batch:
+    return with_row(batch, 2, media=batch.rows[4].media)
+
+
+def exchanged_clips(batch: Batch) -> Batch:
+    return with_row(batch, 0, media=batch.rows[0].media[::-1])
+
+
+def reordered_responses(batch: Batch) -> Batch:
+    """The rows stay, the tensors move: what a balanced shuffle does where it forgets one of the two."""
+    order = torch.tensor([1, 0, 2, 3, 4, 5])
+    return batch.with_(response_ids=batch.response_ids[order], lengths=batch.lengths[order])
+
+
+def wrong_fps(batch: Batch) -> Batch:
+    (item,) = batch.rows[3].media
+    return with_row(batch, 3, media=(dataclasses.replace(item, seconds_per_grid=item.seconds_per_grid / 2),))
+
+
+def two_tokens_off(batch: Batch) -> Batch:
+    return with_row(batch, 5, token_ids=batch.rows[5].token_ids[:-2])
+
+
+def two_response_tokens_off(batch: Batch) -> Batch:
+    ids = batch.response_ids.clone()
+    ids[1, : int(batch.lengths[1])] = ids[1, : int(batch.lengths[1])].roll(2)
+    return batch.with_(response_ids=ids)
+
+
+def truncated_clip(batch: Batch) -> Batch:
+    """One temporal step less than the engine saw."""
+    (item,) = batch.rows[2].media
+    t, h, w = item.grid
+    shorter = dataclasses.replace(item, grid=(t - 1, h, w), num_tokens=item.num_tokens - h * w // 4)
+    return with_row(batch, 2, media=(shorter,))
+
+
+FAULTS = {
+    swapped_videos: 2,
+    exchanged_clips: 0,
+    reordered_responses: 0,
+    wrong_fps: 3,
+    two_tokens_off: 5,
+    two_response_tokens_off: 1,
+    truncated_clip: 2,
+}
+
+
+@pytest.mark.parametrize("inject", FAULTS, ids=lambda inject: inject.__name__)
+def test_a_misaligned_row_is_refused_by_name(stack, rolled_out, inject):
+    stack.policy.compute_log_probs(rolled_out)  # as it is, it passes
+    sample = rolled_out.rows[FAULTS[inject]].id
+    with pytest.raises(ray.exceptions.RayTaskError, match=rf"AlignmentError: sample {sample}: .*nothing was trained"):
+        stack.policy.compute_log_probs(inject(rolled_out))
+
+
+def test_features_of_other_weights_are_refused_by_name(stack, rolled_out):
+    """The checkpoint at model.path was replaced after the handles were made."""
+    item = dataclasses.replace(rolled_out.rows[4].media[0], tower="0123456789abcdef")
+    with pytest.raises(ray.exceptions.RayTaskError, match="its features are of vision tower 01234567"):
+        stack.policy.compute_log_probs(with_row(with_row(rolled_out, 4, media=(item,)), 5, media=(item,)))
+
+
+def test_a_corrupt_entry_of_the_store_is_a_miss_and_named(stack, rolled_out):
+    item = rolled_out.rows[4].media[0]
+    entry = stack.source.store._path(item.key)
+    intact = entry.read_bytes()
+    entry.write_bytes(intact[:-1] + bytes([intact[-1] ^ 1]))
+    with pytest.raises(ray.exceptions.RayTaskError, match=f"{item.clip.path}: no embedding {item.key[:12]}"):
+        stack.policy.compute_log_probs(rolled_out)
+    assert item.key not in stack.source.store  # so that the next step encodes the clip anew
+    stack.encoders.ensure([item])
+    stack.policy.compute_log_probs(rolled_out)
+
+
+def test_what_only_the_log_probs_can_show_raises_the_alarm(stack):
+    """The trainer computes with the features of another video than it says: both sides' fingerprints agree."""
+    groups = stack.collect(stack.prompts(stack.workspace.rows()[:3]), group_size=2, label="alarm")
     batch = make_batch(groups)
-    first, second = batch.rows
-    swapped = (dataclasses.replace(first, media=second.media), second)
-    with pytest.raises(ray.exceptions.RayTaskError, match=f"sample {first.id}.*nothing was trained"):
-        stack.policy.compute_log_probs(dataclasses.replace(batch, rows=swapped))
+    ours = stack.policy.compute_log_probs(batch)
+    blank = stack.policy.compute_blank_log_probs(batch)
+    other = stack.policy.compute_log_probs(with_row(batch, 2, media=batch.rows[4].media, seen=""))
+    ids, tolerance = [row.id for row in batch.rows], 1e-5
+    found = check_log_probs(ids, batch.need("rollout_log_probs"), ours, batch.response_mask, tolerance, blank)
+    assert found["mean_log_prob_diff"] < tolerance < found["blank_video_diff"]
+    with pytest.raises(AlignmentError, match=f"farthest apart: {ids[2]} "):
+        check_log_probs(ids, batch.need("rollout_log_probs"), other, batch.response_mask, tolerance)
+
+
+# --- the engine ------------------------------------------------------------------------------------------------------
 
 
 def test_log_probs_agree_after_updates_and_caches_are_fresh(stack):

@@ -116,9 +116,9 @@ def test_the_key_changes_with_a_weight_of_the_tower_alone(tiny, tiny_folder, tmp
 
     key = tiny.media(make_clip(), make_plan()).key
     tower = with_weight("visual.", "tower")
-    assert tower.vision_digest != tiny.vision_digest and tower.media(make_clip(), make_plan()).key != key
+    assert tower.tower != tiny.tower and tower.media(make_clip(), make_plan()).key != key
     language = with_weight("model.", "language")
-    assert language.vision_digest == tiny.vision_digest and language.media(make_clip(), make_plan()).key == key
+    assert language.tower == tiny.tower and language.media(make_clip(), make_plan()).key == key
 
 
 def test_the_digest_does_not_change_with_the_number_of_files_or_the_era_of_their_names(tiny, tiny_folder, tmp_path):
@@ -130,14 +130,14 @@ def test_the_digest_does_not_change_with_the_number_of_files_or_the_era_of_their
     for number in range(2):
         part = {name: renamed[name] for name in sorted(renamed)[number::2]}
         save_file(part, path / f"model-{number}.safetensors")
-    assert Qwen25VL(make_model_config(path)).vision_digest == tiny.vision_digest
+    assert Qwen25VL(make_model_config(path)).tower == tiny.tower
 
 
 def test_a_checkpoint_without_a_tower_is_refused(tiny_folder, tmp_path):
     path = shutil.copytree(tiny_folder, tmp_path / "text")
     save_file({"lm_head.weight": torch.zeros(1)}, path / "model.safetensors")
     with pytest.raises(ValueError, match=r"no vision tower in its \*.safetensors files; is it a Qwen2.5-VL checkpoint"):
-        _ = Qwen25VL(make_model_config(path)).vision_digest
+        _ = Qwen25VL(make_model_config(path)).tower
 
 
 # --- the prompt ------------------------------------------------------------------------------------------------------

@@ -72,9 +72,11 @@ def make_batch(model, *rows: tuple[str, int]) -> Batch:
     for number, (names, length) in enumerate(rows):
         media = tuple(MEDIA[name] for name in names)
         ids = (*(id for _ in media for id in (*words(2), model.placeholder_id, *words(1))), *words(3 + number))
-        seen = fingerprint(expand_placeholders(ids, media, model.placeholder_id), media)
-        prompts.append(Row(id=f"p#{number}", group="p", token_ids=ids, media=media, seen=seen))
         responses.append(words(length))
+        expanded = expand_placeholders(ids, media, model.placeholder_id)
+        positions = model.position_ids(expanded, media, length)
+        seen = fingerprint([*expanded, *responses[-1]], positions, media)
+        prompts.append(Row(id=f"p#{number}", group="p", token_ids=ids, media=media, seen=seen))
     return Batch(
         rows=tuple(prompts),
         response_ids=pad(responses, torch.long),
@@ -193,7 +195,9 @@ def make_groups(model, *groups: tuple[str, tuple[int, ...]]) -> Batch:
     rows, first = [], 0
     for number, (_, lengths) in enumerate(groups):
         prompt = batch.rows[first]
-        rows += [dataclasses.replace(prompt, id=f"{number}#{i}", group=str(number)) for i in range(len(lengths))]
+        rows += [
+            dataclasses.replace(prompt, id=f"{number}#{i}", group=str(number), seen="") for i in range(len(lengths))
+        ]
         first += len(lengths)
     return dataclasses.replace(batch, rows=tuple(rows))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from videorl.algorithms.names import FIXED_LOSS_AGG, unknown_name
 from videorl.config import AlgorithmConfig
@@ -37,7 +37,7 @@ def balanced_partitions(loads: Sequence[int], parts: int) -> list[list[int]]:
     fix_cpu_wheels()
     from verl.utils.seqlen_balancing import get_seqlen_balanced_partitions
 
-    return get_seqlen_balanced_partitions(list(loads), parts, equal_size=False)
+    return cast(list[list[int]], get_seqlen_balanced_partitions(list(loads), parts, equal_size=False))
 
 
 def advantage_estimator(name: str, algorithm: AlgorithmConfig) -> Callable[..., tuple[Tensor, Tensor]]:

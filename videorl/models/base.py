@@ -31,6 +31,7 @@ class VideoModel(Protocol):
     dtype: torch.dtype  # of the engine, the tower and the embeddings
     hidden_size: int
     tokenizer: Any
+    tower: str  # what makes the features of a video, see Media
     placeholder_id: int
     banned_ids: tuple[int, ...]  # never sampled: a sampled placeholder would ask for features that do not exist
     stop_ids: tuple[int, ...]

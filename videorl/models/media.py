@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from videorl import contract
 from videorl.types import Clip, Media
 from videorl.video.frames import FramePlan, Limits
 from videorl.video.reader import VideoReader
@@ -65,7 +66,15 @@ class MediaSource:
         return [self.embeddings(item) for item in media]
 
     def embeddings(self, media: Media) -> torch.Tensor:
-        """Stored visual features `[num_tokens, hidden]`; never computed here."""
+        """Stored visual features `[num_tokens, hidden]`; never computed here.
+
+        Raises AlignmentError where the handle is for other weights than this process's.
+        """
+        if media.tower != self.model.tower:
+            raise contract.AlignmentError(
+                f"{media.clip.path}: its features are of vision tower {media.tower[:12]}, this process has "
+                f"{self.model.tower[:12]}: model.path={self.model.path} changed during the run; start a new one"
+            )
         tensor = self.store.get(media.key)
         if tensor is None:
             raise EmbeddingMissing(f"{media.clip.path}: no embedding {media.key[:12]} in {self.store.folder}")

@@ -76,7 +76,7 @@ class Qwen25VL:
             plan.width,
             self._processor_digest,
             self.config.dtype,
-            "pixels" if self.config.train_vision else self.vision_digest,
+            self.tower,
             _EMBEDDING_FORMAT,
             *([] if clip.shuffle is None else [plan.order]),
         ]
@@ -87,6 +87,7 @@ class Qwen25VL:
             num_tokens=grid[0] * grid[1] * grid[2] // self.merge_size**2,
             # vLLM keeps this number in float32; a float64 here could truncate to another position
             seconds_per_grid=float(np.float32(plan.seconds_per_grid)),
+            tower=self.tower,
         )
 
     def render(self, prompt: Prompt, media: Sequence[Media], plans: Sequence[FramePlan]) -> RenderedPrompt:
@@ -243,8 +244,13 @@ class Qwen25VL:
 
     # -- identity --------------------------------------------------------------------------------------------------
 
+    @property
+    def tower(self) -> str:
+        """What makes the features of a video: weights by their digest, or weights that are being trained."""
+        return "pixels" if self.config.train_vision else self._vision_digest
+
     @cached_property
-    def vision_digest(self) -> str:
+    def _vision_digest(self) -> str:
         """Identity of the tower's and the merger's weights."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self._vision_tensors()):

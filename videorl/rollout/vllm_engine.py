@@ -43,7 +43,6 @@ class VLLMEngine:
             max_num_batched_tokens=rollout.max_batched_tokens,
             max_num_seqs=rollout.max_concurrency,
             tensor_parallel_size=rollout.tensor_parallel,
-            gpu_memory_utilization=rollout.gpu_memory,
             # of the distribution that is sampled from: after temperature and banned tokens, as the trainer's
             logprobs_mode="processed_logprobs",
             enable_mm_embeds=True,  # safe here: embeddings come from our own store, not from a network
@@ -90,6 +89,8 @@ class VLLMEngine:
                 f"and {len(request.start)} of the response: media {[item.key[:12] for item in request.media]}"
             )
         completion = output.outputs[0]
+        response = [*request.start, *completion.token_ids]
+        positions = self.model.position_ids(expanded, request.media, len(response))
         return Generation(
             token_ids=tuple(completion.token_ids),
             log_probs=tuple(
@@ -98,7 +99,7 @@ class VLLMEngine:
             ),
             finish_reason=completion.finish_reason,
             weight_version=self.version,
-            seen=contract.fingerprint(shown[: len(expanded)], request.media),
+            seen=contract.fingerprint([*shown, *completion.token_ids], positions.numpy(), request.media),
             cached_tokens=output.num_cached_tokens or 0,
         )
 

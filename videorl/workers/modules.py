@@ -67,6 +67,10 @@ def make_inputs(model: VideoModel, source: MediaSource, batch: Batch, device: to
     packed[:, _VISUAL] = -1
     for path, table in zip(paths, tables, strict=True):
         packed[path] = table
+    for row, path in zip(batch.rows, paths, strict=True):  # as they stand now, wherever they came from
+        if row.seen:
+            placed = packed[path].numpy()
+            contract.verify(row.id, row.seen, placed[:, _ID], placed[:, _POSITION].T, row.media)
     visual_slots = torch.nonzero(packed[:, _VISUAL] >= 0).flatten()
     starts = [len(table) - len(response) for table, response in zip(tables, responses, strict=True)]
     columns = batch.response_ids.shape[1]
@@ -87,8 +91,6 @@ def make_inputs(model: VideoModel, source: MediaSource, batch: Batch, device: to
 def _table(model: VideoModel, row: Row, response: torch.Tensor, first_row: Mapping[str, int]) -> torch.Tensor:
     """`[P + R, 5]`: id, position (time, height, width) and visual feature of each token of a row."""
     expanded = expand_placeholders(row.token_ids, row.media, model.placeholder_id)
-    if row.seen:
-        contract.verify(row.id, row.seen, expanded, row.media)
     table = torch.full((len(expanded) + len(response), 5), -1)
     table[:, _ID] = torch.cat([torch.tensor(expanded), response])
     table[:, _POSITION] = model.position_ids(expanded, row.media, len(response)).T

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,12 @@ class PolicyWorker(TrainerWorker):
             add_adapters(self.model.language_model(hf), lora)
         return PolicyModule(self.model, hf)
 
-    def _forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:  # [B, T] log-probs, [B, T] entropies
+    def _forward(
+        self, batch: Batch, blank: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # [B, T] log-probs, [B, T] entropies
         inputs = self.inputs(batch)
+        if blank:
+            inputs = replace(inputs, features=[torch.zeros_like(tensor) for tensor in inputs.features])
         log_probs, entropies = self.module(inputs, self.config.rollout.temperature)
         like = batch.response_ids
         return scatter(log_probs, inputs.owners, like), scatter(entropies, inputs.owners, like)
@@ -51,6 +56,11 @@ class PolicyWorker(TrainerWorker):
         """Log-probabilities of the model under the LoRA."""
         with adapters_off(self.module):
             return self.per_token(batch, lambda micro: self._forward(micro)[0])
+
+    @per_rank
+    def compute_blank_log_probs(self, batch: Batch) -> torch.Tensor:
+        """Log-probabilities with zeros for the features (or patches) of every video."""
+        return self.per_token(batch, lambda micro: self._forward(micro, blank=True)[0])
 
     @per_rank
     def update(self, minis: list[tuple[Batch, Counts]]) -> list[Metrics]:
@@ -145,6 +155,10 @@ class Policy(TrainerGroup):
     def compute_log_probs(self, batch: Batch) -> torch.Tensor:
         """Log-probabilities `[B, T]` of the response tokens under the current weights; 0 after a response's end."""
         return self.per_row("compute_log_probs", batch)
+
+    def compute_blank_log_probs(self, batch: Batch) -> torch.Tensor:
+        """The same `[B, T]` as if every video were blank: a control, which must differ."""
+        return self.per_row("compute_blank_log_probs", batch)
 
     def update(self, batch: Batch) -> dict[str, float]:
         """Optimiser steps on a batch of rollouts: `epochs` passes over `mini_batches` mini-batches."""
