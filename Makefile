@@ -20,7 +20,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -c $(LOCK)
 QUICKSTART := data/quickstart
 
 # Small tensors: two threads beside another busy process are slower than one
-test test-fast test-gpu: export OMP_NUM_THREADS := 1
+test test-fast test-gpu bench: export OMP_NUM_THREADS := 1
 
 .PHONY: help
 help: ## list the targets
@@ -58,16 +58,20 @@ $(QUICKSTART)/model/model.safetensors: | quickstart-data
 	$(BIN)/python -m videorl.models.tiny --out $(@D) --texts $(QUICKSTART)/sft.jsonl --seed $(SEED)
 
 .PHONY: test
-test: $(INSTALLED) ## every test that needs no GPU
-	$(BIN)/python -m pytest -m "not gpu"
+test: test-fast ## every test that needs no GPU
+	$(BIN)/python -m pytest -m "e2e and not gpu"
 
 .PHONY: test-fast
 test-fast: $(INSTALLED) ## unit tests alone
-	$(BIN)/python -m pytest -m "not e2e and not gpu"
+	$(BIN)/python -m pytest -m "not e2e and not gpu" -n auto --maxprocesses 8
 
 .PHONY: test-gpu
 test-gpu: $(INSTALLED) ## tests that need a GPU: make DEVICE=gpu test-gpu
 	$(BIN)/python -m pytest -m gpu
+
+.PHONY: bench
+bench: $(INSTALLED) ## what is computed once against its off switch; writes benchmarks/results/
+	$(BIN)/python -m benchmarks.shared_prompt
 
 .PHONY: lint
 lint: $(INSTALLED) ## ruff: rules and formatting

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import threading
 import time
 from typing import TYPE_CHECKING, Any, cast
 
@@ -54,6 +55,7 @@ class Cluster:
     def __init__(self, config: Config):
         self.config = config
         self.shipped_bytes = 0
+        self._lock = threading.Lock()
         workers = num_workers(config)
         options: dict[str, Any] = {
             "runtime_env": {"env_vars": worker_environment(config.cluster.threads)},
@@ -141,12 +143,15 @@ class Cluster:
 
     def shipping(self, payload: Any) -> Any:
         """Count the pickled bytes of what the driver is about to send, and hand it back."""
-        self.shipped_bytes += len(pickle.dumps(payload, protocol=5))
+        size = len(pickle.dumps(payload, protocol=5))
+        with self._lock:
+            self.shipped_bytes += size
         return payload
 
     def take_counts(self) -> dict[str, int]:
         """Pickled bytes shipped since the last call."""
-        shipped, self.shipped_bytes = self.shipped_bytes, 0
+        with self._lock:
+            shipped, self.shipped_bytes = self.shipped_bytes, 0
         return {"bytes": shipped}
 
     def wait(self, **parts: Any) -> None:

@@ -42,6 +42,8 @@ def fit(config: Config) -> None:
             with run.step(step) as log:
                 with log.time("data"):
                     prompts = rows.take(config.rollout.prompts_per_step, encoders.ensure)
+                if step < config.total_steps:  # beside the update
+                    rows.look_ahead(config.rollout.prompts_per_step, encoders.ensure)
                 batch = make_supervised_batch(model, prompts)
                 with log.time("update"):
                     log.metrics("policy", policy.fit(batch))

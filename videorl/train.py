@@ -75,6 +75,8 @@ def train(config: Config) -> None:
             with run.step(step) as log:
                 with log.time("rollout"):  # 1. G responses per prompt, scored
                     groups = collect(config, prompts, encoders, runner, passes, step, log)
+                if step < config.total_steps:  # beside all that follows
+                    prompts.look_ahead(config.rollout.prompts_per_step, encoders.ensure)
                 if step == 1:
                     run.say(describe_batch(groups))
 

@@ -45,6 +45,11 @@ class FakeSource:
             raise VideoError("truncated", f"{clip.path}: cut")
         return FakePlan(), Media(clip=clip, key=name, grid=(5, 2, 4), num_tokens=10, seconds_per_grid=1.0, tower="t")
 
+    max_bytes = 400
+
+    def num_bytes(self, media):
+        return 100
+
 
 class FakeModel:
     """One token for each word and each video."""
@@ -238,6 +243,34 @@ def test_the_prompts_of_one_take_are_of_different_rows(root, counts):
     assert all(len(set(prompts)) == len(prompts) == count for prompts, count in zip(taken, counts, strict=True))
     shown = Counter(id for prompts in taken for id in prompts)
     assert max(shown.values()) - min(shown[str(number)] for number in range(4)) <= 2  # a repeat waits for one take
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_looking_ahead_asks_for_what_comes_next_and_draws_nothing(root, room):
+    stream, plain = make_stream(root, make_rows(6)), make_stream(root, make_rows(6))
+    asked: list[list[str]] = []
+
+    def ensure(media):
+        asked.append([item.key for item in media])
+        return {}
+
+    if not room:
+        stream.renderer.source.max_bytes = 399  # four clips are 400: two that are shown, two that come next
+    assert stream.take(2, provide) == plain.take(2, provide)
+    stream.look_ahead(2, ensure)
+    assert stream.state() == plain.state()
+    following = stream.take(2, provide)
+    assert following == plain.take(2, provide)
+    assert asked == ([[item.key for prompt in following for item in prompt.media]] if room else [])
+    assert 0 <= stream.metrics()["hidden"] <= 1
+
+
+def test_what_fails_ahead_is_set_aside_when_it_is_drawn(root):
+    stream = make_stream(root, make_rows(4), broken={"1"}, shuffle=False, max_bad_fraction=0.5)
+    stream.look_ahead(2, provide)
+    assert stream.quarantined == {}
+    assert ids(stream.take(2, provide)) == ["0", "2"]
+    assert stream.quarantined["1"][0] == "truncated"
 
 
 @fixed

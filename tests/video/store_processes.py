@@ -54,6 +54,28 @@ def use(folder: str, budget: int, number: int, start) -> None:
     assert mine.stats.corrupt == 0, mine.stats
 
 
+def read(folder: str, key: str, together, kilobytes) -> None:
+    """Read a whole entry at the same time as others do, and say what part of the memory is this process's share."""
+    tensor = Store(folder, BUDGET).get(key)
+    assert tensor is not None and float(tensor.sum()) == len(tensor)
+    together.wait()
+    share = proportional_kilobytes(f"{key}.safetensors")
+    together.wait()
+    with kilobytes.get_lock():
+        kilobytes.value += share
+
+
+def proportional_kilobytes(name: str) -> int:
+    """Memory of the mappings of a file, each page divided by the number of processes that map it (PSS)."""
+    total, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split(maxsplit=1)[0]:
+            inside = line.endswith(name)
+        elif inside and line.startswith("Pss:"):
+            total += int(line.split()[1])
+    return total
+
+
 def die_in_put(folder: str, key: str, where: str) -> None:
     """Be killed while an entry is written, before it is published, or before it is indexed."""
     mine = Store(folder, BUDGET)

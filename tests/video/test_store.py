@@ -235,6 +235,13 @@ def test_of_many_processes_that_ask_for_a_key_one_fills_it(context, tmp_path):
         assert filled.value == 1
 
 
+def test_four_readers_of_an_entry_hold_one_copy(context, store):
+    store.put("key", torch.ones(4 << 20))  # 16 MiB
+    together, kilobytes = context.Barrier(4), context.Value("i", 0)
+    finish(*(start(context, processes.read, str(store.folder), "key", together, kilobytes) for _ in range(4)))
+    assert 0.95 < kilobytes.value / (16 << 10) < 1.1
+
+
 def test_a_killed_filler_gives_the_lock_back_and_other_keys_never_waited(context, store):
     held, alone = context.Event(), context.Barrier(1)
     filler = start(context, processes.hold, str(store.folder), "a", held)

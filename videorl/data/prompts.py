@@ -7,9 +7,10 @@ aside with its reason, counted, and never replaced by something else under the s
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
@@ -162,6 +163,10 @@ class PromptStream:
         self.quarantined: dict[str, tuple[str, str]] = {}
         self._reasons: Counter[str] = Counter()
         self.consumed = 0  # prompts handed out by `take`
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="look-ahead")
+        self._ahead: Future[float] | None = None
+        self._spent = self._waited = 0.0  # seconds of look-ahead, and of waiting for it
+        self._shown: list[Media] = []  # by the last `take`
         self._start_epoch(0)
 
     @classmethod
@@ -193,10 +198,38 @@ class PromptStream:
             DataError: `too_many_bad` above `data.max_bad_fraction` or without any usable row, `too_few_rows` where the
                 data set has fewer than `count` usable ones.
         """
+        ahead, self._ahead = self._ahead, None
+        if ahead:
+            started = time.monotonic()
+            self._spent += ahead.result()
+            self._waited += time.monotonic() - started
         self._read_headers(islice((id for id in self._pending if id not in self.quarantined), count))
         prompts = self._gather(self._draw(), count, ensure)
+        self._shown = [item for prompt in prompts for item in prompt.media]
         self.consumed += len(prompts)
         return prompts
+
+    def look_ahead(self, count: int, ensure: Ensure) -> None:
+        """Begin to plan, decode and encode what the next `take(count)` shows, beside the caller; it waits for this.
+
+        Nothing is drawn: what fails is met again, and counted, when its row is drawn. Nothing happens where the store
+        cannot hold two steps at once: the clips of the next would push out those that are being trained on.
+        """
+        ids = list(islice((id for id in self._pending if id not in self.quarantined), count))
+
+        def prepare() -> float:
+            started = time.monotonic()
+            self._read_headers(ids)
+            media = self._media(ids)
+            source = self.renderer.source
+            if (
+                sum(map(source.num_bytes, {item.key: item for item in media + self._shown}.values()))
+                <= source.max_bytes
+            ):
+                ensure(media)
+            return time.monotonic() - started
+
+        self._ahead = self._beside.submit(prepare)
 
     def all(self, ensure: Ensure) -> list[RenderedPrompt]:
         """Every usable prompt once, in the order of the file, up to the stream's limit. Raises DataError as `take`."""
@@ -207,8 +240,12 @@ class PromptStream:
         return prompts
 
     def metrics(self) -> dict[str, float]:
-        """Counts since the run began: `epoch`, `consumed`, `bad`, `too_long`, and one for each reason that occurred."""
-        return {"epoch": self.epoch, "consumed": self.consumed, "bad": self._num_bad(), TOO_LONG: 0, **self._reasons}
+        """Counts since the run began: `epoch`, `consumed`, `bad`, `too_long`, and one for each reason that occurred.
+
+        `hidden` is the share of the looking ahead that nobody waited for.
+        """
+        counts = {"epoch": self.epoch, "consumed": self.consumed, "bad": self._num_bad(), TOO_LONG: 0, **self._reasons}
+        return counts | ({"hidden": 1 - min(1.0, self._waited / self._spent)} if self._spent else {})
 
     def state(self) -> dict[str, Any]:
         """What `load_state` needs to go on after the prompts handed out so far, as JSON. `drawn` is of this epoch."""
@@ -276,6 +313,14 @@ class PromptStream:
                 else:
                     self._quarantine(prompt.prompt.id, failed)
         return prompts
+
+    def _media(self, ids: Iterable[str]) -> list[Media]:
+        """The handles of the rows that have good headers."""
+        found: list[Media] = []
+        for id in ids:
+            with suppress(DataError):
+                found += [self.renderer.source.plan(clip)[1] for clip in self.renderer.prompt(self.rows[id]).clips]
+        return found
 
     def _read_headers(self, ids: Iterable[str]) -> None:
         """Plan the clips of rows on all decoders at once. What is wrong with a row is said when it is rendered."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -69,14 +70,16 @@ class Encoders:
         self._decoded: set[str] = set()
         self.decodes = 0
         self.calls = 0
+        self._lock = threading.Lock()  # the look-ahead asks from a thread of its own
 
     def ready(self) -> list[Any]:
         return [actor.ready.remote() for actor in self.actors]
 
     def take_counts(self) -> dict[str, int]:
         """Decodes and tower calls since the last call."""
-        counts = {"decodes": self.decodes, "encoder_calls": self.calls}
-        self.decodes = self.calls = 0
+        with self._lock:
+            counts = {"decodes": self.decodes, "encoder_calls": self.calls}
+            self.decodes = self.calls = 0
         return counts
 
     def ensure(self, media: Sequence[Media]) -> dict[str, DataError]:
@@ -96,8 +99,9 @@ class Encoders:
         ]
         failures: dict[str, DataError] = {}
         for decodes, encoded, failed in ray.get(calls):
-            self.decodes += decodes
-            self.calls += encoded
+            with self._lock:
+                self.decodes += decodes
+                self.calls += encoded
             failures |= failed
         if self.config.model.train_vision:
             self._decoded |= distinct.keys() - failures.keys()
