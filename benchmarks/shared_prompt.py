@@ -149,9 +149,15 @@ def compare(module: PolicyModule, shape: tuple[int, int, int], repeats: int) -> 
     ratio = fastest / median["shared"]
     packed = prompt + size * response
     return [
-        f"{prompt}, {response}, {size}", f"{tokens / packed:.2f}", f"{median['shared']:.2f}",
-        f"{median['rows']:.2f}{' (2 rows)' if few < size else ''}", batched, f"**{ratio:.1f}**", f"{gap:.1e}", f"{worst:.1e}",
-    ]  # fmt: skip
+        f"{prompt}, {response}, {size}",
+        f"{tokens / packed:.2f}",
+        f"{median['shared']:.2f}",
+        f"{median['rows']:.2f}{' (2 rows)' if few < size else ''}",
+        batched,
+        f"**{ratio:.1f}**",
+        f"{gap:.1e}",
+        f"{worst:.1e}",
+    ]
 
 
 def peak_megabytes(side: str) -> float:
@@ -214,8 +220,8 @@ def main() -> None:
         rows = [compare(module, shape, arguments.repeats) for shape in SHAPES]
     peaks = {side: peak_megabytes(side) for side in ("shared", "rows", "batched")}
     notes = (
-        "Forward and backward of a group, CPU seconds, median. The ratio is against the faster plain side. Gaps are against "
-        "rows one by one: the largest difference of a log-prob, and of a tensor's gradient relative to its norm.\n\n"
+        "Forward and backward of a group, CPU seconds, median. The ratio is against the faster plain side. Gaps are "
+        "against rows one by one: the largest of a log-prob, and of a tensor's gradient relative to its norm.\n\n"
         f"Peak memory above the model at {MEMORY}: shared {peaks['shared']:.0f} MB, one by one {peaks['rows']:.0f} MB, "
         f"batched {peaks['batched']:.0f} MB ({peaks['batched'] / peaks['shared']:.1f} times the shared row)."
     )

@@ -53,7 +53,7 @@ def test_the_users_reward_and_loss_are_what_is_trained_on(whole_run):
 # --- the same, killed and resumed ------------------------------------------------------------------------------------
 
 
-UNLIKE = ("time/", "video/", "run/", "driver/bytes", "rollout/prefix_cached")
+UNLIKE = ("data/hidden", "time/", "video/", "run/", "driver/bytes", "rollout/prefix_cached")
 """What may differ: clocks; work that the store saves; saves between two steps; how numbers are spelled; and how many
 requests reached the engine after a sibling had left its prompt in the cache."""
 
