@@ -8,7 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from makers import make_group, make_media, make_rendered, make_rollout
 
-from videorl.data.batch import Batch, Row, at_last_token, make_batch, micro_batches, mini_batches, pad, shard
+from videorl.data.batch import (
+    Batch,
+    Row,
+    at_last_token,
+    forward_tokens,
+    make_batch,
+    micro_batches,
+    mini_batches,
+    pad,
+    shard,
+)
 from videorl.types import RolloutGroup
 
 fixed = settings(derandomize=True, deadline=None, max_examples=100)
@@ -182,6 +192,13 @@ def test_micro_batches_by_hand():
     # the first group is cut, and its prompt stands twice: 5 + 2, 5 + 1
     assert micro_batches(groups, 7, shared=True) == [[0, 1], [2], [3, 4], [5]]
     assert micro_batches(groups, 4, shared=True) == [[0], [1], [2], [3, 4], [5]]
+
+
+def test_forward_tokens_by_hand():
+    groups = rows_of([(5, 3), (2, 2), (3, 1)])  # rows of 6, 6, 6, 3, 3 and 4 tokens: 28
+    assert forward_tokens(groups, 16, shared=True) == (5 + 3) + (2 + 2) + (3 + 1)
+    assert forward_tokens(groups, 7, shared=True) == (5 + 2) + (5 + 1) + (2 + 2) + (3 + 1)
+    assert forward_tokens(groups, 12, shared=False) == 2 * 6 + 2 * 6 + 2 * 3  # 6 and 6; 6 and 4; 3 and 3
 
 
 def test_shards_count_what_is_shared_once():

@@ -163,6 +163,14 @@ def micro_batches(batch: Batch, budget: int, shared: bool) -> list[list[int]]:
     return _packed(_pieces(batch, budget), budget) if shared else _padded(batch.row_tokens, budget)
 
 
+def forward_tokens(batch: Batch, budget: int, shared: bool) -> int:
+    """Tokens that the forwards of `micro_batches` compute, padding included."""
+    if shared:
+        return sum(piece.tokens for piece in _pieces(batch, budget))
+    tokens = batch.row_tokens
+    return sum(len(part) * max(tokens[index] for index in part) for part in _padded(tokens, budget))
+
+
 class _Piece(NamedTuple):
     """Rows of one prompt that go into a forward together, and its tokens."""
 

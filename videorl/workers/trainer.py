@@ -15,7 +15,7 @@ from torch import nn
 from videorl.algorithms.losses import merge_metrics
 from videorl.cluster import Cluster, Worker, all_ranks
 from videorl.config import Config, OptimConfig, TrainerConfig
-from videorl.data.batch import Batch, Row, micro_batches, mini_batches, pad, shard
+from videorl.data.batch import Batch, Row, forward_tokens, micro_batches, mini_batches, pad, shard
 from videorl.models.base import VideoModel, open_model
 from videorl.models.media import MediaSource, open_source
 from videorl.workers.fsdp import (
@@ -166,15 +166,23 @@ class TrainerGroup:
         return out
 
     def per_mini_batch(self, method: str, batch: Batch) -> dict[str, float]:
-        """`epochs` times: cut into mini-batches, deal each to the ranks, one optimiser step each. Mean metrics."""
+        """`epochs` times: cut into mini-batches, deal each to the ranks, one optimiser step each. Mean metrics.
+
+        `token_ratio`: tokens of all rows, over those that were computed. Below 1 is padding, above 1 is sharing.
+        """
         work: list[list[tuple[Batch, Counts]]] = [[] for _ in range(self.config.ranks)]
+        tokens = computed = 0
         for mini in mini_batches(batch, self.config.mini_batches) * self.config.epochs:
             counts = Counts(mini.num_tokens, int(mini.response_mask.any(1).sum()))
             for rank, indices in enumerate(shard(mini, self.config.ranks, self.config.shared_prompt)):
-                work[rank].append((mini.select(indices), counts))
+                part = mini.select(indices)
+                work[rank].append((part, counts))
+                tokens += sum(part.row_tokens)
+                computed += forward_tokens(part, self.config.micro_batch_tokens, self.config.shared_prompt)
         ranks: list[list[Metrics]] = getattr(self.group, method)(self.cluster.shipping(work))
         steps = [merge_metrics(rank.shares for rank in step) | step[0].step for step in zip(*ranks, strict=True)]
-        return {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
+        metrics = {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
+        return metrics | {"token_ratio": tokens / computed}
 
 
 def scatter(tokens: torch.Tensor, owners: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
