@@ -129,6 +129,9 @@ def test_blank_videos_must_change_more_than_rounding_does():
     blank = OURS + 0.3
     found = check_log_probs(IDS, ENGINE, OURS, MASK, 0.25, blank)
     assert found["blank_video_diff"] == pytest.approx(0.3)
+    # a row without a video is no evidence, however far the sides are apart on it
+    far, videos = ENGINE - torch.tensor([[2.0], [0.0]]), torch.tensor([False, True])
+    assert check_log_probs(IDS, far, OURS, MASK, 9.0, blank, videos)["blank_video_diff"] == pytest.approx(0.3)
     for same in (OURS, OURS - 0.2):
         with pytest.raises(AlignmentError, match="the trainer does not look at the videos"):
             check_log_probs(IDS, ENGINE, OURS, MASK, 0.25, same)

@@ -61,6 +61,7 @@ def check_log_probs(
     response_mask: torch.Tensor,  # [B, T]
     tolerance: float | None,
     blank_log_probs: torch.Tensor | None = None,  # [B, T] of the trainer with blank videos
+    with_video: torch.Tensor | None = None,  # [B] bool: rows that show any
 ) -> dict[str, float]:
     """How far engine and trainer are apart on the sampled tokens, as metrics.
 
@@ -82,8 +83,9 @@ def check_log_probs(
             "nothing was trained on this batch. Raise the tolerance if it is below the rounding of model.dtype."
         )
     if blank_log_probs is not None:
-        changed = (blank_log_probs - old_log_probs).abs().masked_fill(hidden, 0)
-        metrics["blank_video_diff"] = float(changed.sum() / tokens.sum())
+        shown = ~hidden & (True if with_video is None else with_video[:, None])
+        changed = (blank_log_probs - old_log_probs).abs()[shown]
+        metrics["blank_video_diff"], mean = float(changed.mean()), float(diff[shown].mean())
         if not metrics["blank_video_diff"] > mean:
             raise AlignmentError(
                 f"blank videos change the log-probabilities by {metrics['blank_video_diff']:.3g} per token, no more "

@@ -10,7 +10,7 @@ from typing import Any
 
 from videorl.cluster import Cluster
 from videorl.config import Config, ConfigError
-from videorl.data.prompts import PromptStream
+from videorl.data.prompts import Ensure, PromptStream
 from videorl.data.stats import RECALL_IOU, Constant, best_constants
 from videorl.launch import main
 from videorl.models.base import open_model
@@ -21,7 +21,7 @@ from videorl.rewards.workers import RewardWorkers
 from videorl.rollout.engine import Engines
 from videorl.rollout.runner import Runner
 from videorl.run import Run
-from videorl.types import RenderedPrompt, Rollout, RolloutGroup
+from videorl.types import DataError, RenderedPrompt, Rollout, RolloutGroup
 from videorl.workers.encoder import Encoders
 
 SCORED_TASKS = ("mc", "next_event", "numeric", "grounding")
@@ -117,9 +117,19 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def evaluate(
-    config: Config, runner: Runner, prompts: Sequence[RenderedPrompt], progress: Callable[[str, int, int], None]
+    config: Config,
+    runner: Runner,
+    prompts: Sequence[RenderedPrompt],
+    ensure: Ensure,
+    progress: Callable[[str, int, int], None],
 ) -> Evaluation:
-    """`eval.samples` sampled rollouts and one greedy rollout of each prompt. The same seeds at every evaluation."""
+    """`eval.samples` sampled rollouts and one greedy rollout of each prompt. The same seeds at every evaluation.
+
+    `ensure` makes their media available again, which a small store may have dropped since. Raises DataError where a
+    clip cannot be read any more.
+    """
+    for failure in ensure([item for prompt in prompts for item in prompt.media]).values():
+        raise DataError(failure.reason, f"evaluation: {failure}")
 
     def roll(what: str, samples: int, temperature: float) -> list[RolloutGroup]:
         return runner.collect(
@@ -153,7 +163,7 @@ def evaluate_checkpoint(config: Config) -> None:
         cluster.wait(encoders=encoders, engines=engines, rewards=rewards)
         run.resume({})
         with run.step(0) as log:
-            evaluation = evaluate(config, runner, held_out.all(encoders.ensure), run.progress)
+            evaluation = evaluate(config, runner, held_out.all(encoders.ensure), encoders.ensure, run.progress)
             log.evaluation(evaluation)
             log.rollouts(evaluation.sampled, others=evaluation.greedy)
     for name, value in evaluation.metrics().items():

@@ -43,7 +43,8 @@ def fit(config: Config) -> None:
                 with log.time("data"):
                     prompts = rows.take(config.rollout.prompts_per_step, encoders.ensure)
                 if step < config.total_steps:  # beside the update
-                    rows.look_ahead(config.rollout.prompts_per_step, encoders.ensure)
+                    in_use = [item for prompt in prompts for item in prompt.media]
+                    rows.look_ahead(config.rollout.prompts_per_step, encoders.ensure, in_use)
                 batch = make_supervised_batch(model, prompts)
                 with log.time("update"):
                     log.metrics("policy", policy.fit(batch))

@@ -66,17 +66,17 @@ def train(config: Config) -> None:
         exam = held_out.all(encoders.ensure) if held_out else []
         if state is None and exam:
             with run.step(0) as log:
-                log.evaluation(evaluate(config, runner, exam, run.progress))
+                log.evaluation(evaluate(config, runner, exam, encoders.ensure, run.progress))
                 log.metrics("video", encoders.take_counts())
 
-        first = step + 1
         while step < config.total_steps:
             step += 1
             with run.step(step) as log:
                 with log.time("rollout"):  # 1. G responses per prompt, scored
                     groups = collect(config, prompts, encoders, runner, passes, step, log)
                 if step < config.total_steps:  # beside all that follows
-                    prompts.look_ahead(config.rollout.prompts_per_step, encoders.ensure)
+                    in_use = [item for prompt in [*exam, *(group.prompt for group in groups)] for item in prompt.media]
+                    prompts.look_ahead(config.rollout.prompts_per_step, encoders.ensure, in_use)
                 if step == 1:
                     run.say(describe_batch(groups))
 
@@ -87,7 +87,7 @@ def train(config: Config) -> None:
                         batch = batch.with_(ref_log_probs=reference.compute_log_probs(batch))
                     if critic:
                         batch = batch.with_(values=critic.compute_values(batch))
-                log.metrics("parity", prove(config, policy, batch, control=step == first))
+                log.metrics("parity", prove(config, policy, batch, control=step == 1))
 
                 batch = assign_credit(config, batch, log)  # 4. pure
 
@@ -102,7 +102,7 @@ def train(config: Config) -> None:
 
                 if exam and run.due("eval", step):
                     with log.time("eval"):
-                        log.evaluation(evaluate(config, runner, exam, run.progress))
+                        log.evaluation(evaluate(config, runner, exam, encoders.ensure, run.progress))
                 log.metrics("scorer", rewards.report(check=run.due("eval", step)))
                 log.metrics("data", prompts.metrics())
                 log.metrics("video", encoders.take_counts())
@@ -169,7 +169,8 @@ def collect(
 def prove(config: Config, policy: Policy, batch: Batch, control: bool) -> dict[str, float]:
     """That the trainer is about to train on what the engines saw. Raises AlignmentError (see `contract`)."""
     tolerance = config.rollout.parity_tolerance
-    control = control and tolerance is not None and any(row.media for row in batch.rows)
+    with_video = torch.tensor([bool(row.media) for row in batch.rows])
+    control = control and tolerance is not None and bool(with_video.any())
     return contract.check_log_probs(
         [row.id for row in batch.rows],
         batch.need("rollout_log_probs"),
@@ -177,6 +178,7 @@ def prove(config: Config, policy: Policy, batch: Batch, control: bool) -> dict[s
         batch.response_mask,
         tolerance,
         policy.compute_blank_log_probs(batch) if control else None,
+        with_video,
     )
 
 

@@ -255,9 +255,10 @@ def test_looking_ahead_asks_for_what_comes_next_and_draws_nothing(root, room):
         return {}
 
     if not room:
-        stream.renderer.source.max_bytes = 399  # four clips are 400: two that are shown, two that come next
-    assert stream.take(2, provide) == plain.take(2, provide)
-    stream.look_ahead(2, ensure)
+        stream.renderer.source.max_bytes = 399  # four clips are 400: two that are in use, two that come next
+    shown = stream.take(2, provide)
+    assert shown == plain.take(2, provide)
+    stream.look_ahead(2, ensure, [item for prompt in shown for item in prompt.media])
     assert stream.state() == plain.state()
     following = stream.take(2, provide)
     assert following == plain.take(2, provide)
@@ -267,7 +268,7 @@ def test_looking_ahead_asks_for_what_comes_next_and_draws_nothing(root, room):
 
 def test_what_fails_ahead_is_set_aside_when_it_is_drawn(root):
     stream = make_stream(root, make_rows(4), broken={"1"}, shuffle=False, max_bad_fraction=0.5)
-    stream.look_ahead(2, provide)
+    stream.look_ahead(2, provide, [])
     assert stream.quarantined == {}
     assert ids(stream.take(2, provide)) == ["0", "2"]
     assert stream.quarantined["1"][0] == "truncated"

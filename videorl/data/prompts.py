@@ -7,6 +7,7 @@ aside with its reason, counted, and never replaced by something else under the s
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -163,10 +164,8 @@ class PromptStream:
         self.quarantined: dict[str, tuple[str, str]] = {}
         self._reasons: Counter[str] = Counter()
         self.consumed = 0  # prompts handed out by `take`
-        self._beside = ThreadPoolExecutor(1, thread_name_prefix="look-ahead")
         self._ahead: Future[float] | None = None
         self._spent = self._waited = 0.0  # seconds of look-ahead, and of waiting for it
-        self._shown: list[Media] = []  # by the last `take`
         self._start_epoch(0)
 
     @classmethod
@@ -205,31 +204,36 @@ class PromptStream:
             self._waited += time.monotonic() - started
         self._read_headers(islice((id for id in self._pending if id not in self.quarantined), count))
         prompts = self._gather(self._draw(), count, ensure)
-        self._shown = [item for prompt in prompts for item in prompt.media]
         self.consumed += len(prompts)
         return prompts
 
-    def look_ahead(self, count: int, ensure: Ensure) -> None:
+    def look_ahead(self, count: int, ensure: Ensure, in_use: Sequence[Media]) -> None:
         """Begin to plan, decode and encode what the next `take(count)` shows, beside the caller; it waits for this.
 
-        Nothing is drawn: what fails is met again, and counted, when its row is drawn. Nothing happens where the store
-        cannot hold two steps at once: the clips of the next would push out those that are being trained on.
+        Nothing is drawn: what fails is met again, and counted, when its row is drawn. Nothing is encoded where the
+        store cannot hold it beside what is `in_use`, which it would push out.
         """
         ids = list(islice((id for id in self._pending if id not in self.quarantined), count))
+        source = self.renderer.source
 
         def prepare() -> float:
             started = time.monotonic()
             self._read_headers(ids)
             media = self._media(ids)
-            source = self.renderer.source
-            if (
-                sum(map(source.num_bytes, {item.key: item for item in media + self._shown}.values()))
-                <= source.max_bytes
-            ):
+            together = {item.key: item for item in [*media, *in_use]}
+            if sum(map(source.num_bytes, together.values())) <= source.max_bytes:
                 ensure(media)
             return time.monotonic() - started
 
-        self._ahead = self._beside.submit(prepare)
+        def work(done: Future[float]) -> None:
+            try:
+                done.set_result(prepare())
+            except BaseException as error:  # `take` raises it
+                done.set_exception(error)
+
+        self._ahead = Future()
+        # A daemon: a run that ends, for whatever reason, does not wait for clips that nobody will see
+        threading.Thread(target=work, args=(self._ahead,), daemon=True, name="look-ahead").start()
 
     def all(self, ensure: Ensure) -> list[RenderedPrompt]:
         """Every usable prompt once, in the order of the file, up to the stream's limit. Raises DataError as `take`."""

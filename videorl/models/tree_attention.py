@@ -12,6 +12,7 @@ import functools
 from typing import Any
 
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 from videorl.models.prefix_tree import Node, PrefixTree
 
@@ -55,6 +56,8 @@ def tree_attention(
     """Attention `[1, H, L, D]` of queries `[1, H, L, D]` to keys and values `[1, K, L, D]` along the tree's paths."""
     if query.device.type == "cpu":
         return _TreeAttention.apply(query, key, value, tree, scaling)
+    if len(tree.nodes) == 1:
+        return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
     return _flex()(query, key, value, block_mask=_block_mask(tree, query.device), scale=scaling, enable_gqa=True)
 
 
@@ -154,7 +157,9 @@ def _block_mask(tree: PrefixTree, device: torch.device) -> Any:
     def on_path(batch, head, query, key):
         return (key <= query) & (query < end[key])
 
-    return create_block_mask(on_path, None, None, tree.num_tokens, tree.num_tokens, device=device)
+    # compiled, else it is built from a dense mask [L, L]
+    build = torch.compile(create_block_mask)
+    return build(on_path, None, None, tree.num_tokens, tree.num_tokens, device=device)
 
 
 @functools.cache

@@ -23,7 +23,7 @@ from videorl.types import Generation, Media, Request, SamplingParams, expand_pla
 from videorl.weight_sync import Weights, receive
 
 _BAN = -100.0  # vLLM's lowest bias; e^-100 is 0 beside any other token in float32
-_RENDERED = 16  # prompts kept as vLLM's input; the requests of a group come one after another
+_RENDERED = 4  # prompts kept as vLLM's input, embeddings and all; the requests of a group come one after another
 
 
 class VLLMEngine:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -41,9 +42,15 @@ class EncoderWorker:
         Returns (decodes, tower calls, {key: why the clip is unusable}).
         """
         decodes, encoded, failures = self.source.reader.decodes, 0, {}
-        with ThreadPoolExecutor(self.config.data.decode_workers) as decoders:
-            decoding = [decoders.submit(self.source.frames, item) for item in media]
-            for item, frames in zip(media, decoding, strict=True):
+        workers = self.config.data.decode_workers
+        waiting = deque(media)
+        decoding: deque[tuple[Media, Future[torch.Tensor]]] = deque()
+        with ThreadPoolExecutor(workers) as decoders:
+            while waiting or decoding:
+                while waiting and len(decoding) <= workers:  # no farther ahead: frames are large
+                    item = waiting.popleft()
+                    decoding.append((item, decoders.submit(self.source.frames, item)))
+                item, frames = decoding.popleft()
                 try:
                     encoded += self._encode(item, frames.result())
                 except DataError as error:
@@ -91,6 +98,8 @@ class Encoders:
             missing = [item for key, item in distinct.items() if key not in self._decoded]
         else:
             missing = [item for key, item in distinct.items() if key not in self.store]
+        if not missing:
+            return {}
         shares = [missing[start :: len(self.actors)] for start in range(len(self.actors))]
         calls = [
             actor.fill.remote(self.cluster.shipping(share))

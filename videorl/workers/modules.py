@@ -55,7 +55,7 @@ def make_inputs(model: VideoModel, source: MediaSource, batch: Batch, device: to
     distinct = {item.key: item for row in batch.rows for item in row.media}
     sizes = [item.num_tokens for item in distinct.values()]
     first_row = dict(zip(distinct, itertools.accumulate(sizes, initial=0), strict=False))
-    responses = [batch.response_ids[index, : int(n)] for index, n in enumerate(batch.lengths)]
+    responses = [ids[:length] for ids, length in zip(batch.response_ids.cpu(), batch.lengths.tolist(), strict=True)]
     tables = [_table(model, row, response, first_row) for row, response in zip(batch.rows, responses, strict=True)]
     if shared:
         tree = build_prefix_tree([table.numpy() for table in tables])
