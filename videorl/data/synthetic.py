@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +25,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from videorl.data.processes import map_on_all_cores
+
 FORMAT = 1  # raise when the same seed would give other clips or rows
 
 SECONDS, FPS = 8, 8
@@ -35,7 +35,7 @@ BACKGROUND = 90
 COLOURS = {"red": (220, 40, 40), "green": (40, 190, 60), "blue": (50, 80, 230), "yellow": (230, 210, 40)}
 KINDS = ("first", "count", "ground")
 NUMBERS = ("1", "2", "3", "4")
-_CLIPS_PER_TASK = 50  # half a second of work
+CLIPS_PER_TASK = 50  # half a second of work
 SPAN_LENGTHS = (2, 3, 4)  # seconds; the longer they are, the better the best constant answer: mean IoU 0.43 with these
 
 
@@ -163,9 +163,9 @@ def generate(
     (out_dir / "videos").mkdir(parents=True, exist_ok=True)
     train, held_out = _draw_split("train", num_train, seed), _draw_split("eval", num_eval, seed)
     examples = train | held_out
-    paths = [out_dir / _video_path(clip_id) for clip_id in examples]
-    squares = [example.squares for example in examples.values()]
-    for _ in zip(progress(list(examples)), _write_clips(paths, squares), strict=True):
+    clips = [(out_dir / _video_path(clip_id), example.squares) for clip_id, example in examples.items()]
+    written = map_on_all_cores(_write_clip, clips, CLIPS_PER_TASK)
+    for _ in zip(progress(list(examples)), written, strict=True):
         pass
     noise = random.Random(f"{seed}/sft")
     _write_rows(out_dir / "train.jsonl", (_row(*item) for item in train.items()))
@@ -233,18 +233,8 @@ def _row(clip_id: str, example: Example) -> dict[str, Any]:
     }
 
 
-def _write_clips(paths: Sequence[Path], squares: Sequence[Sequence[Square]]) -> Iterator[None]:
-    """Write clips on all cores, one a step, in order. Few are written here: a process takes a second to start."""
-    workers = min(os.cpu_count() or 1, len(paths) // _CLIPS_PER_TASK)
-    if workers < 2:
-        yield from map(_write_clip, paths, squares)
-        return
-    # Fresh processes: a fork of one that holds Ray's or torch's threads can hang
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(_write_clip, paths, squares, chunksize=_CLIPS_PER_TASK)
-
-
-def _write_clip(path: Path, squares: Sequence[Square]) -> None:
+def _write_clip(clip: tuple[Path, Sequence[Square]]) -> None:
+    path, squares = clip
     _write_video(path, render_frames(squares))
 
 

@@ -29,6 +29,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from videorl.data.processes import map_on_all_cores
 from videorl.data.synth.folder import print_rows, provenance, write_rows, written_once
 from videorl.data.synth.footage import (
     Footage,
@@ -52,6 +53,7 @@ from videorl.video.reader import VideoReader
 VERSION = 1  # raise when the same seed would give other clips or rows
 KINDS = (*PERTURBATIONS, "count", "jigsaw")
 SPLITS = ("train", "time", "source")
+JOBS_PER_TASK = 64
 
 
 def _setting(default: Any, text: str) -> Any:
@@ -303,11 +305,11 @@ def generate(
         (out / "videos").mkdir(exist_ok=True)
         with VideoReader() as reader:
             parts, skipped = _usable_parts(reader, videos, paths, settings)
-            load = lru_cache(maxsize=2)(
-                partial(load_footage, reader, videos, num_frames=settings.source_frames, max_pixels=settings.max_pixels)
-            )
             jobs = _schedule(parts, settings)
-            made = {job.id: _make(job, load, out, seed, settings) for job in progress(jobs)}
+        shares = [jobs[start : start + JOBS_PER_TASK] for start in range(0, len(jobs), JOBS_PER_TASK)]
+        make = partial(_make_share, videos=videos, out=out, seed=seed, settings=settings)
+        results = (result for share in map_on_all_cores(make, shares, 1) for result in share)
+        made = {job.id: result for job, result in zip(progress(jobs), results, strict=True)}
         jobs.sort(key=attrgetter("index"))
         rows = {split: [made[job.id] for job in jobs if job.split == split] for split in SPLITS}
         files = {
@@ -382,6 +384,17 @@ def _schedule(parts: Mapping[str, Sequence[Part]], settings: Settings) -> list[_
         if number and "swap" in settings.kinds and len(usable) == 1:
             raise ValueError(f"kind 'swap' shows another video, and split {split!r} has one; give more or leave it out")
     return sorted(jobs, key=lambda job: (job.split, job.part.path))
+
+
+def _make_share(
+    jobs: Sequence[_Job], *, videos: Path, out: Path, seed: int, settings: Settings
+) -> list[tuple[dict[str, Any], str]]:
+    """`_make` for jobs that come one after another, most of them about one part of a video: it is decoded once."""
+    with VideoReader() as reader:
+        load = lru_cache(maxsize=2)(
+            partial(load_footage, reader, videos, num_frames=settings.source_frames, max_pixels=settings.max_pixels)
+        )
+        return [_make(job, load, out, seed, settings) for job in jobs]
 
 
 def _make(
