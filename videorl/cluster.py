@@ -83,7 +83,6 @@ class Cluster:
         # Preemption ends a run as Ctrl-C does: `with` blocks close, workers stop, the last checkpoint stands. Only now,
         # because Ray puts in a handler of its own, under which the process dies where it is.
         signal.signal(signal.SIGTERM, _interrupt)
-        signal.signal(signal.SIGALRM, _interrupt)
         available = ray.cluster_resources()
         self.use_gpu = config.cluster.device == "cuda" or (
             config.cluster.device == "auto" and available.get("GPU", 0) > 0
@@ -102,7 +101,6 @@ class Cluster:
         self.close()
 
     def close(self) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0)
         for actor in [*(worker for group in self._groups for worker in group.workers), *self._actors]:
             ray.kill(actor)
         for pool in self._pools:  # else a Ray that goes on keeps the room for workers that are gone
@@ -175,8 +173,9 @@ class Cluster:
 
 
 def _interrupt(*_: object) -> None:
-    """Ctrl-C, and again while nobody heeds it: one that comes as an event loop starts or ends can be lost."""
-    signal.setitimer(signal.ITIMER_REAL, 10)
+    """As Ctrl-C, which a shell lets the programs ignore that it starts in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        raise KeyboardInterrupt
     signal.raise_signal(signal.SIGINT)
 
 

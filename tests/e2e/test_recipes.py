@@ -186,14 +186,23 @@ def judged_run(rehearsal, recipe: str, name: str, params: dict[str, Any]) -> Con
     """A run of the recipe whose judge has these parameters."""
     given = [f"++rewards.terms.judge.params.{key}={value}" for key, value in params.items()]
     folder = f"{rehearsal.folder}/runs/{name}"
-    return rehearsal.config(recipe, f"run.dir={folder}", "rollout.temperature=0.3", *given)
+    # every step shows all eight rows, half of which a judge grades
+    return rehearsal.config(
+        recipe,
+        f"run.dir={folder}",
+        "rollout.temperature=0.3",
+        "rollout.prompts_per_step=8",
+        "rollout.group_size=2",
+        *given,
+    )
 
 
 @pytest.mark.parametrize("recipe", ["v1_next_event", "longvila_r1"])
 def test_a_recipe_trains_on_the_verdicts_of_a_live_judge(rehearsal, served_judge, open_run, tmp_path, recipe):
     from videorl.train import train
 
-    config = judged_run(rehearsal, recipe, f"{recipe}-live", served_judge.params | {"cache_dir": tmp_path})
+    patient = {"cache_dir": tmp_path, "timeout": 300, "deadline": 300}
+    config = judged_run(rehearsal, recipe, f"{recipe}-live", served_judge.params | patient)
     train(config)
     lines = open_run(Path(config.run.dir)).metrics()
     total = totals("judge", lines)
