@@ -71,7 +71,7 @@ def check_log_probs(
     hidden = ~response_mask.bool()
     tokens = (~hidden).sum(1).clamp(min=1)
     diff = (rollout_log_probs - old_log_probs).abs().masked_fill(hidden, 0)
-    mean = float(diff.sum() / tokens.sum())
+    mean = float(diff[~hidden].mean())
     metrics = {"max_log_prob_diff": float(diff.max()), "mean_log_prob_diff": mean}
     if tolerance is not None and not mean <= tolerance:  # a NaN is an alarm too
         of_row = (diff.sum(1) / tokens).nan_to_num(nan=float("inf"))

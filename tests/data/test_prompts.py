@@ -45,10 +45,10 @@ class FakeSource:
             raise VideoError("truncated", f"{clip.path}: cut")
         return FakePlan(), Media(clip=clip, key=name, grid=(5, 2, 4), num_tokens=10, seconds_per_grid=1.0, tower="t")
 
-    max_bytes = 400
+    room = 4  # clips
 
-    def num_bytes(self, media):
-        return 100
+    def fits(self, media):
+        return len({item.key for item in media}) <= self.room
 
 
 class FakeModel:
@@ -255,7 +255,7 @@ def test_looking_ahead_asks_for_what_comes_next_and_draws_nothing(root, room):
         return {}
 
     if not room:
-        stream.renderer.source.max_bytes = 399  # four clips are 400: two that are in use, two that come next
+        stream.renderer.source.room = 3  # two are in use, two come next
     shown = stream.take(2, provide)
     assert shown == plain.take(2, provide)
     stream.look_ahead(2, ensure, [item for prompt in shown for item in prompt.media])

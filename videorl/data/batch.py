@@ -148,10 +148,10 @@ def shard(batch: Batch, ranks: int, shared: bool) -> list[list[int]]:
     for index, row in enumerate(batch.rows):
         members.setdefault(row.group, []).append(index)
     groups, tokens = list(members.values()), batch.row_tokens
-    loads = [
-        sum(piece.tokens for piece in _pieces(batch.select(rows), None)) if shared else sum(tokens[i] for i in rows)
-        for rows in groups
-    ]
+    loads = [sum(tokens[i] for i in rows) for rows in groups]
+    if shared:  # all rows of a group have its prompt, which counts once
+        repeats = [(len(rows) - 1) * batch.rows[rows[0]].num_prompt_tokens for rows in groups]
+        loads = [load - repeated for load, repeated in zip(loads, repeats, strict=True)]
     return [sorted(i for group in part for i in groups[group]) for part in balanced_partitions(loads, ranks)]
 
 
@@ -178,12 +178,12 @@ class _Piece(NamedTuple):
     rows: list[int]
 
 
-def _pieces(batch: Batch, budget: int | None) -> list[_Piece]:
+def _pieces(batch: Batch, budget: int) -> list[_Piece]:
     """The rows of each prompt, in as many pieces as the budget makes necessary: each repeats the prompt."""
     pieces: dict[object, list[_Piece]] = {}
     for index, (row, length) in enumerate(zip(batch.rows, batch.lengths.tolist(), strict=True)):
         found = pieces.setdefault((row.token_ids, row.media), [])
-        if found and (budget is None or found[-1].tokens + length <= budget):
+        if found and found[-1].tokens + length <= budget:
             found[-1] = _Piece(found[-1].tokens + length, [*found[-1].rows, index])
         else:
             found.append(_Piece(row.num_prompt_tokens + length, [index]))

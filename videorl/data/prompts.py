@@ -12,7 +12,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
@@ -214,14 +213,11 @@ class PromptStream:
         store cannot hold it beside what is `in_use`, which it would push out.
         """
         ids = list(islice((id for id in self._pending if id not in self.quarantined), count))
-        source = self.renderer.source
 
         def prepare() -> float:
             started = time.monotonic()
-            self._read_headers(ids)
-            media = self._media(ids)
-            together = {item.key: item for item in [*media, *in_use]}
-            if sum(map(source.num_bytes, together.values())) <= source.max_bytes:
+            media = self._read_headers(ids)
+            if self.renderer.source.fits([*media, *in_use]):
                 ensure(media)
             return time.monotonic() - started
 
@@ -318,24 +314,20 @@ class PromptStream:
                     self._quarantine(prompt.prompt.id, failed)
         return prompts
 
-    def _media(self, ids: Iterable[str]) -> list[Media]:
-        """The handles of the rows that have good headers."""
-        found: list[Media] = []
-        for id in ids:
-            with suppress(DataError):
-                found += [self.renderer.source.plan(clip)[1] for clip in self.renderer.prompt(self.rows[id]).clips]
-        return found
+    def _read_headers(self, ids: Iterable[str]) -> list[Media]:
+        """The handles of rows' clips, planned on all decoders at once; none of a row with anything wrong.
 
-    def _read_headers(self, ids: Iterable[str]) -> None:
-        """Plan the clips of rows on all decoders at once. What is wrong with a row is said when it is rendered."""
+        What is wrong is said when the row is rendered.
+        """
 
-        def read(id: str) -> None:
-            with suppress(DataError):
-                for clip in self.renderer.prompt(self.rows[id]).clips:
-                    self.renderer.source.plan(clip)
+        def read(id: str) -> list[Media]:
+            try:
+                return [self.renderer.source.plan(clip)[1] for clip in self.renderer.prompt(self.rows[id]).clips]
+            except DataError:
+                return []
 
         with ThreadPoolExecutor(self.config.decode_workers) as decoders:
-            deque(decoders.map(read, list(ids)), maxlen=0)
+            return [item for media in decoders.map(read, list(ids)) for item in media]
 
     def _render(self, id: str) -> RenderedPrompt | None:
         """The prompt of a row from headers alone; None where the row was set aside instead, now or before."""

@@ -57,16 +57,12 @@ class MediaSource:
                 raise EmbeddingMissing(f"{media.clip.path}: its frames were evicted at once; raise store.max_gb")
         return cached if media.clip.shuffle is None else cached[list(plan.order)]
 
-    @property
-    def max_bytes(self) -> int:
-        """What the store may hold."""
-        return self.store.max_bytes
-
-    def num_bytes(self, media: Media) -> int:
-        """What a clip takes in the store: its embeddings, and the frames they are made from."""
-        frames = media.num_tokens * self.model.spatial_factor**2 * self.model.temporal_factor * 3
-        embeddings = media.num_tokens * self.model.hidden_size * self.model.dtype.itemsize
-        return frames if self.model.config.train_vision else frames + embeddings
+    def fits(self, media: Sequence[Media]) -> bool:
+        """Whether the store can hold these clips at once: their frames and, unless the tower trains, embeddings."""
+        tokens = sum(item.num_tokens for item in {item.key: item for item in media}.values())
+        frames = self.model.spatial_factor**2 * self.model.temporal_factor * 3  # bytes for a token
+        embedding = 0 if self.model.config.train_vision else self.model.hidden_size * self.model.dtype.itemsize
+        return tokens * (frames + embedding) <= self.store.max_bytes
 
     def features(self, media: Sequence[Media]) -> list[torch.Tensor]:
         """What a trainer feeds for each clip: stored embeddings, or patches for a tower that is being trained."""
