@@ -71,7 +71,11 @@ test-gpu: $(INSTALLED) ## tests that need a GPU: make DEVICE=gpu test-gpu
 
 .PHONY: bench
 bench: $(INSTALLED) ## what is computed once against its off switch; writes benchmarks/results/
-	$(BIN)/python -m benchmarks.shared_prompt
+	$(BIN)/python -m benchmarks
+
+.PHONY: bench-gpu
+bench-gpu: $(INSTALLED) ## time and memory on one GPU: make DEVICE=gpu bench-gpu
+	$(BIN)/python -m benchmarks.gpu
 
 .PHONY: lint
 lint: $(INSTALLED) ## ruff: rules and formatting
