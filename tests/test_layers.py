@@ -18,12 +18,12 @@ ROOT = Path(videorl.__file__).parent
 # From the bottom. A package or module may import what stands below it, or beside it on its own line.
 LAYERS = (
     ("config",),
-    ("types", "imports"),
+    ("types", "imports", "beside"),
     ("answers", "algorithms", "video", "cluster", "weight_sync", "contract"),
     ("checkpoint", "tracking", "live", "summary", "run"),
     ("models", "data"),
     ("rollout", "envs", "rewards", "workers"),
-    ("planning", "launch", "train", "sft", "evaluate", "recipes"),
+    ("planning", "launch", "train", "train_async", "sft", "evaluate", "recipes"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 APART = ({"rollout", "workers"},)  # they meet in train.py, through types

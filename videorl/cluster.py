@@ -13,6 +13,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, cast
 
+os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # else a thread that outlives the cluster starts another one
+
 import ray
 from ray.exceptions import GetTimeoutError
 

@@ -123,7 +123,6 @@ class RolloutConfig(Section):
         description="mean difference of engine's and trainer's log-probs that stops the run; null = logged only"
     )
     tensor_parallel: Positive
-    kv_cache_gb: Positive = Field(description="KV cache of an engine on CPU")
     passes: dict[str, PassConfig | None] = Field(description="second passes by name; null = off")
     engine_kwargs: dict[str, Any] = Field(description="passed to vLLM as they are")
 
@@ -206,9 +205,12 @@ class TrainerConfig(Section):
     """One FSDP2 worker group: the policy, or the critic."""
 
     ranks: Positive
+    sequence_parallel: Positive = Field(description="ranks that each packed row is spread over; 1 = none")
     mini_batches: Positive = Field(description="optimiser steps per batch of rollouts")
     epochs: Positive = Field(description="passes over one batch of rollouts")
-    micro_batch_tokens: Positive = Field(description="tokens of one forward, visual tokens included")
+    micro_batch_tokens: Positive = Field(
+        description="tokens of one forward, visual tokens included, over all ranks that share it"
+    )
     shared_prompt: bool = Field(description="what the rows of a forward begin with alike is computed once")
     optim: OptimConfig
     gradient_checkpointing: bool
@@ -258,7 +260,7 @@ class Config(Section):
     run: RunConfig
     model: ModelConfig
     data: DataConfig
-    store: StoreConfig
+    store: StoreConfig | None = Field(description="null = every process decodes and encodes for itself, every time")
     rollout: RolloutConfig
     rewards: RewardsConfig
     algorithm: AlgorithmConfig

@@ -156,7 +156,7 @@ def evaluate_checkpoint(config: Config) -> None:
     held_out = PromptStream.held_out(config, model, source)
     assert held_out is not None
     with Cluster(config) as cluster, run:
-        encoders = Encoders(cluster, config, source.store)
+        encoders = Encoders(cluster, config, source)
         engines = Engines(cluster, config)
         rewards = RewardWorkers(cluster, config)
         runner = Runner(config, model, engines.generate, Rubric(config.rewards, rewards))

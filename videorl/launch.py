@@ -128,6 +128,16 @@ def _batch_arithmetic(config: Config) -> Iterator[str]:
                 f"{name}.mini_batches: {trainer.mini_batches}, must divide rollout.prompts_per_step="
                 f"{rollout.prompts_per_step}; set {near}"
             )
+        if trainer.ranks % trainer.sequence_parallel:
+            yield (
+                f"{name}.sequence_parallel: {trainer.sequence_parallel}, must divide {name}.ranks={trainer.ranks}; "
+                "lower it, or give more ranks"
+            )
+        if trainer.sequence_parallel > 1 and not trainer.shared_prompt:
+            yield (
+                f"{name}.sequence_parallel: {trainer.sequence_parallel}, spreads packed rows; "
+                f"set {name}.shared_prompt=true"
+            )
         longest = data.max_prompt_tokens + rollout.max_response_tokens
         if trainer.micro_batch_tokens < longest:
             yield (

@@ -101,7 +101,9 @@ def describe(config: Config, scan: Scan) -> list[tuple[str, str]]:
         ),
         ("workers", _workers(config)),
     ]
-    if config.model.train_vision:
+    if config.store is None:
+        lines.append(("embedding store", "off (store=null): every process decodes and encodes for itself, every time"))
+    elif config.model.train_vision:
         lines.append(("embedding store", "off: the vision tower trains (model.train_vision=true); frames are cached"))
     elif size:
         width = 4 if config.model.dtype == "float32" else 2
@@ -112,7 +114,7 @@ def describe(config: Config, scan: Scan) -> list[tuple[str, str]]:
         trained = size.parameters if config.model.lora is None else 0.01 * size.parameters
         # fp32 master, gradient and two moments are sharded; the frozen rest is held once more in fp32
         state = (12 * trained + 4 * size.parameters) / policy.ranks
-        activations = policy.micro_batch_tokens * size.hidden * size.layers * 4
+        activations = policy.micro_batch_tokens * size.hidden * size.layers * 4 / policy.sequence_parallel
         weights = (4 if config.model.dtype == "float32" else 2) * size.parameters / rollout.tensor_parallel
         lines += [
             ("memory of a policy rank", f"about {_bytes(state)} of state + {_bytes(activations)} of activations"),

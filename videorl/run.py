@@ -89,6 +89,11 @@ class StepLog:
         self.metrics("reward", compute_reward_metrics(groups))
         self.metrics("rollout", compute_rollout_metrics(groups))
 
+    def merge(self, other: StepLog) -> None:
+        """Take over what another log has gathered of this step, beside it."""
+        self.numbers |= other.numbers
+        self.groups = [*self.groups, *other.groups]
+
     def evaluation(self, evaluation: Evaluation) -> None:
         self.metrics("eval", evaluation.metrics())
 
@@ -322,8 +327,9 @@ def compute_reward_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
 
 
 def _term_means(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    terms = dict.fromkeys(name for rollout in rollouts for name in rollout.terms)
-    return {name: fmean(rollout.terms[name] for rollout in rollouts if name in rollout.terms) for name in terms}
+    measured = [rollout.measured for rollout in rollouts]
+    names = dict.fromkeys(name for terms in measured for name in terms)
+    return {name: fmean(terms[name] for terms in measured if name in terms) for name in names}
 
 
 def compute_rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
@@ -367,7 +373,7 @@ def make_line(step: int, rollout: Rollout) -> dict[str, Any]:
         "prompt": "\n".join(message_text(message) for message in rendered.prompt.messages),
         "response": rollout.text,
         "reward": rollout.reward,
-        "terms": _or_null(rollout.terms),
+        "terms": _or_null(rollout.measured),
         "failures": rollout.failures,
         "abstained": rollout.abstained,
         "finish_reason": rollout.finish_reason,

@@ -30,7 +30,7 @@ def fit(config: Config) -> None:
     rows = PromptStream(load_rows(config.data.path), config.data, model, source, seed=config.seed)
 
     with Cluster(config) as cluster, run:
-        encoders = Encoders(cluster, config, source.store)
+        encoders = Encoders(cluster, config, source)
         policy = Policy.trained(cluster, config)
         cluster.wait(encoders=encoders, policy=policy)
         step, state = run.resume({"policy": policy})

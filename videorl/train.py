@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 
@@ -14,6 +17,7 @@ from videorl.algorithms.kl import apply_kl_to_rewards
 from videorl.algorithms.shaping import compute_overlong_penalty
 from videorl.cluster import Cluster
 from videorl.config import Config
+from videorl.contract import AlignmentError
 from videorl.data.batch import Batch, at_last_token, make_batch
 from videorl.data.prompts import PromptStream
 from videorl.data.schema import load_rows
@@ -29,14 +33,100 @@ from videorl.rollout.engine import Engines
 from videorl.rollout.passes import Passes
 from videorl.rollout.runner import Runner, Training
 from videorl.run import Run, StepLog
-from videorl.types import RolloutGroup
+from videorl.types import RenderedPrompt, RolloutGroup
 from videorl.workers.critic import Critic
 from videorl.workers.encoder import Encoders
-from videorl.workers.policy import Policy
+from videorl.workers.policy import Policy, Reference
+
+
+@dataclass
+class Job:
+    """The parts of a run, started, and the step after which it goes on."""
+
+    config: Config
+    run: Run
+    cluster: Cluster
+    prompts: PromptStream
+    exam: Sequence[RenderedPrompt]  # held-out prompts
+    encoders: Encoders
+    engines: Engines
+    policy: Policy
+    reference: Reference | None
+    critic: Critic | None
+    rewards: RewardWorkers
+    runner: Runner
+    passes: Passes
+    step: int
+
+    @property
+    def learners(self) -> dict[str, Policy | Critic]:
+        return {"policy": self.policy} | ({"critic": self.critic} if self.critic else {})
 
 
 def train(config: Config) -> None:
     """Post-train a video LLM with reinforcement learning."""
+    with start(config) as job:
+        for step in range(job.step + 1, config.total_steps + 1):
+            with job.run.step(step) as log:
+                with log.time("rollout"):  # 1. G responses per prompt, scored
+                    groups = collect(job, step, log)
+                if step < config.total_steps:  # beside all that follows
+                    in_use = [*job.exam, *(group.prompt for group in groups)]
+                    clips = [item for prompt in in_use for item in prompt.media]
+                    job.prompts.look_ahead(config.rollout.prompts_per_step, job.encoders.ensure, clips)
+                learn(job, groups, step, log)  # 2. to 5.
+                with log.time("weight_sync"):  # 6. the engines sample from the new policy
+                    job.engines.load_weights(job.policy.publish(version=step))
+                report(job, step, log)
+            if job.run.due("save", step):
+                job.run.save(step, job.learners, job.prompts.state())
+
+
+def learn(job: Job, groups: Sequence[RolloutGroup], step: int, log: StepLog, max_staleness: int = 0) -> None:
+    """The optimiser steps of a batch of rollouts, sampled at most `max_staleness` weight versions ago."""
+    config, policy, reference, critic = job.config, job.policy, job.reference, job.critic
+    if step == 1:
+        job.run.say(describe_batch(groups))
+    staleness = step - 1 - min(rollout.weight_version for group in groups for rollout in group.rollouts)
+    log.value("rollout/staleness", staleness)
+    if staleness > max_staleness:
+        raise AlignmentError(
+            f"step {step}: a rollout is {staleness} weight versions old, {max_staleness} are allowed; "
+            "an engine has missed a weight update"
+        )
+
+    batch = make_batch(groups)  # 2. to tensors, once
+    with log.time("log_probs"):  # 3. the same tokens under the frozen views
+        batch = batch.with_(old_log_probs=policy.compute_log_probs(batch))
+        if reference:
+            batch = batch.with_(ref_log_probs=reference.compute_log_probs(batch))
+        if critic:
+            batch = batch.with_(values=critic.compute_values(batch))
+    log.metrics("parity", prove(config, policy, batch, control=step == 1, same_weights=staleness == 0))
+
+    batch = assign_credit(config, batch, log)  # 4. pure
+
+    with log.time("update"):  # 5. optimiser steps
+        if critic:
+            log.metrics("critic", critic.update(batch))
+        if config.critic is None or step > config.critic.warmup_steps:
+            log.metrics("policy", policy.update(batch))
+
+
+def report(job: Job, step: int, log: StepLog) -> None:
+    """Evaluate, where it is due, and log what the parts have counted in this step."""
+    if job.exam and job.run.due("eval", step):
+        with log.time("eval"):
+            log.evaluation(evaluate(job.config, job.runner, job.exam, job.encoders.ensure, job.run.progress))
+    log.metrics("scorer", job.rewards.report(check=job.run.due("eval", step)))
+    log.metrics("data", job.prompts.metrics())
+    log.metrics("video", job.encoders.take_counts())
+    log.metrics("driver", job.cluster.take_counts())
+
+
+@contextmanager
+def start(config: Config) -> Iterator[Job]:
+    """Everything a run needs, resumed where it was; after its last step the export and the summary are written."""
     run = Run(config)
     build_model(config.model, load_rows(config.data.path), config.seed)
     model = open_model(config.model)
@@ -46,7 +136,7 @@ def train(config: Config) -> None:
     print_plan(config, list(prompts.rows.values()), model.tokenizer)
 
     with Cluster(config) as cluster, run:
-        encoders = Encoders(cluster, config, source.store)
+        encoders = Encoders(cluster, config, source)
         engines = Engines(cluster, config)
         policy = Policy.trained(cluster, config)
         reference = Policy.reference(cluster, config, policy)
@@ -57,73 +147,25 @@ def train(config: Config) -> None:
         cluster.wait(
             encoders=encoders, engines=engines, policy=policy, reference=reference, critic=critic, rewards=rewards
         )
-
-        learners = {"policy": policy} | ({"critic": critic} if critic else {})
-        step, state = run.resume(learners)
+        job = Job(
+            config, run, cluster, prompts, (), encoders, engines, policy, reference, critic, rewards, runner, passes, 0
+        )
+        job.step, state = run.resume(job.learners)
         if state is not None:
             prompts.load_state(state)
-        engines.load_weights(policy.publish(version=step))
-        exam = held_out.all(encoders.ensure) if held_out else []
-        if state is None and exam:
+        engines.load_weights(policy.publish(version=job.step))
+        job.exam = held_out.all(encoders.ensure) if held_out else ()
+        if state is None and job.exam:
             with run.step(0) as log:
-                log.evaluation(evaluate(config, runner, exam, encoders.ensure, run.progress))
+                log.evaluation(evaluate(config, runner, job.exam, encoders.ensure, run.progress))
                 log.metrics("video", encoders.take_counts())
-
-        while step < config.total_steps:
-            step += 1
-            with run.step(step) as log:
-                with log.time("rollout"):  # 1. G responses per prompt, scored
-                    groups = collect(config, prompts, encoders, runner, passes, step, log)
-                if step < config.total_steps:  # beside all that follows
-                    in_use = [item for prompt in [*exam, *(group.prompt for group in groups)] for item in prompt.media]
-                    prompts.look_ahead(config.rollout.prompts_per_step, encoders.ensure, in_use)
-                if step == 1:
-                    run.say(describe_batch(groups))
-
-                batch = make_batch(groups)  # 2. to tensors, once
-                with log.time("log_probs"):  # 3. the same tokens under the frozen views
-                    batch = batch.with_(old_log_probs=policy.compute_log_probs(batch))
-                    if reference:
-                        batch = batch.with_(ref_log_probs=reference.compute_log_probs(batch))
-                    if critic:
-                        batch = batch.with_(values=critic.compute_values(batch))
-                log.metrics("parity", prove(config, policy, batch, control=step == 1))
-
-                batch = assign_credit(config, batch, log)  # 4. pure
-
-                with log.time("update"):  # 5. optimiser steps
-                    if critic:
-                        log.metrics("critic", critic.update(batch))
-                    if config.critic is None or step > config.critic.warmup_steps:
-                        log.metrics("policy", policy.update(batch))
-
-                with log.time("weight_sync"):  # 6. the engines sample from the new policy
-                    engines.load_weights(policy.publish(version=step))
-
-                if exam and run.due("eval", step):
-                    with log.time("eval"):
-                        log.evaluation(evaluate(config, runner, exam, encoders.ensure, run.progress))
-                log.metrics("scorer", rewards.report(check=run.due("eval", step)))
-                log.metrics("data", prompts.metrics())
-                log.metrics("video", encoders.take_counts())
-                log.metrics("driver", cluster.take_counts())
-            if run.due("save", step):
-                run.save(step, learners, prompts.state())
-
+        yield job
         if config.run.export:
             policy.export(run.folder / "export")
-        run.finish(constant_baselines(exam))
+        run.finish(constant_baselines(job.exam))
 
 
-def collect(
-    config: Config,
-    prompts: PromptStream,
-    encoders: Encoders,
-    runner: Runner,
-    passes: Passes,
-    step: int,
-    log: StepLog,
-) -> list[RolloutGroup]:
+def collect(job: Job, step: int, log: StepLog) -> list[RolloutGroup]:
     """One step's groups to train on. All that was rolled out is logged.
 
     With dynamic sampling (DAPO), groups that teach nothing are replaced by further prompts. Groups that lost rollouts
@@ -131,14 +173,14 @@ def collect(
 
     Raises RewardError where more than half of the rollouts were lost, or all groups.
     """
-    rollout, dynamic = config.rollout, config.algorithm.dynamic_sampling
-    training = Training(done=(step - 1) / config.total_steps, passes=passes)
+    rollout, dynamic = job.config.rollout, job.config.algorithm.dynamic_sampling
+    training = Training(done=(step - 1) / job.config.total_steps, passes=job.passes)
     all_drawn: list[RolloutGroup] = []
     scored: list[RolloutGroup] = []
     groups: list[RolloutGroup] = []
     for draw in range(dynamic.max_batches if dynamic else 1):
-        drawn = runner.collect(
-            prompts.take(rollout.prompts_per_step - len(groups), encoders.ensure),
+        drawn = job.runner.collect(
+            job.prompts.take(rollout.prompts_per_step - len(groups), job.encoders.ensure),
             group_size=rollout.group_size,
             temperature=rollout.temperature,
             label=f"step {step}.{draw}",
@@ -161,14 +203,17 @@ def collect(
             + "; ".join(why for why, _ in reasons.most_common(3))
         )
     groups = groups or scored  # a step in which no group differs is trained on as it is: its advantages are zero
-    groups += [side for group in groups for side in passes.joined(group) if len(side.rollouts) >= 2]
+    groups += [side for group in groups for side in job.passes.joined(group) if len(side.rollouts) >= 2]
     log.value("rollout/trained_groups", len(groups))
     return groups
 
 
-def prove(config: Config, policy: Policy, batch: Batch, control: bool) -> dict[str, float]:
-    """That the trainer is about to train on what the engines saw. Raises AlignmentError (see `contract`)."""
-    tolerance = config.rollout.parity_tolerance
+def prove(config: Config, policy: Policy, batch: Batch, control: bool, same_weights: bool) -> dict[str, float]:
+    """That the trainer is about to train on what the engines saw. Raises AlignmentError (see `contract`).
+
+    Log-probs of older weights cannot be held against the trainer's: then the fingerprints alone speak.
+    """
+    tolerance = config.rollout.parity_tolerance if same_weights else None
     with_video = torch.tensor([bool(row.media) for row in batch.rows])
     control = control and tolerance is not None and bool(with_video.any())
     return contract.check_log_probs(

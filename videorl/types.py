@@ -91,7 +91,8 @@ class Clip:
 
     `start` and `end` are seconds on the player's clock (0 = the first frame of the file); None = the file's own bound.
     `sha256`, where given, is what the file's bytes must hash to. `shuffle`, where given, is the seed of the order in
-    which the frames are shown in place of their own.
+    which the frames are shown in place of their own. `pick` keeps some of the frames that the rule chooses, by their
+    places among them, and `box` a part of each: left, top, right and bottom, from 0 to 1.
     """
 
     path: str
@@ -100,8 +101,16 @@ class Clip:
     end: float | None = None
     sha256: str | None = None
     shuffle: int | None = None
+    pick: tuple[int, ...] | None = None
+    box: tuple[float, float, float, float] | None = None
 
     def __post_init__(self):
+        if self.pick is not None and (not self.pick or self.pick[0] < 0 or [*self.pick] != sorted({*self.pick})):
+            raise VideoError("bad_span", f"{self.path}: pick={self.pick} must be places that increase, one at least")
+        if self.box is not None:
+            left, top, right, bottom = self.box
+            if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+                raise VideoError("bad_span", f"{self.path}: box={self.box} must be left < right, top < bottom in 0..1")
         for name in ("start", "end"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
@@ -280,6 +289,11 @@ class Rollout:
             )
         if not math.isfinite(self.reward):
             raise ValueError(f"Rollout of {self.prompt.prompt.id}: reward {self.reward} is not finite")
+
+    @property
+    def measured(self) -> dict[str, float]:
+        """The terms that said something: not those that were filled in where one abstained."""
+        return {name: value for name, value in self.terms.items() if name not in self.abstained}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -136,7 +136,7 @@ def stack(workspace):
     model = open_model(config.model)
     source = open_source(config, model)
     with Cluster(config) as cluster:
-        encoders = Encoders(cluster, config, source.store)
+        encoders = Encoders(cluster, config, source)
         engines = Engines(cluster, config)
         policy = Policy.trained(cluster, config)
         cluster.wait(encoders=encoders, engines=engines, policy=policy)

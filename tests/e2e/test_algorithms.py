@@ -62,3 +62,47 @@ def test_sigterm_ends_a_run_as_ctrl_c_does(ppo_run):
     assert f"the same command resumes {ppo_run.run_dir}" in ppo_run.err
     assert "Traceback" not in ppo_run.err
     assert ppo_run.leftovers(30) == set()
+
+
+ONE_STEP_OFF = (
+    "data.eval_path=null", "rollout.prompts_per_step=4", "rollout.group_size=2", "algorithm.importance_cap=2.0"
+)  # fmt: skip
+
+
+def test_one_step_off_trains_on_rollouts_one_version_old(program, workspace, length_reward, tmp_path):
+    """Killed after two steps and resumed: the batch that was under way is rolled out again, and no prompt is lost."""
+    overrides = workspace.overrides(*ONE_STEP_OFF, length_reward)
+    run = program("train_async", tmp_path, *overrides, "total_steps=1000")
+    run.until((run.run_dir / "checkpoints" / "step-00000002").exists)
+    run.kill()
+    done = int(sorted(path.name for path in (run.run_dir / "checkpoints").glob("step-*"))[-1][-8:])
+    total = done + 2
+    resumed = program("train_async", tmp_path, *overrides, f"total_steps={total}").succeed()
+    lines = resumed.metrics()
+    assert list(lines) == list(range(1, total + 1))
+    stale = {step: line["rollout/staleness"] for step, line in lines.items()}
+    assert stale == {step: float(step not in (1, done + 1)) for step in lines}
+    for step, line in lines.items():
+        assert math.isfinite(line["policy/policy_loss"]) and line["time/rollout"] > 0
+        if stale[step]:
+            assert 0 <= line["rollout/hidden"] <= 1
+            assert line["parity/max_log_prob_diff"] > 1e-4  # of one update, which the importance weights are for
+        else:
+            assert line["parity/max_log_prob_diff"] < 1e-4
+    ids = [id for batch in resumed.batches().values() for id in batch]
+    first_epoch = ids[: 24 // 4 * 4]
+    assert len(set(first_epoch)) == len(first_epoch)  # none twice, so none lost
+
+
+def test_sigterm_ends_one_step_off_while_it_rolls_out(program, workspace, length_reward, tmp_path):
+    run = program("train_async", tmp_path, *workspace.overrides(*ONE_STEP_OFF, length_reward, "total_steps=1000"))
+    run.until((run.run_dir / "checkpoints" / "step-00000001").exists)
+    run.process.terminate()
+    assert run.wait(60) == 130
+    assert run.leftovers(30) == set()
+
+
+def test_one_step_off_wants_importance_weights(program, workspace, tmp_path):
+    run = program("train_async", tmp_path, *workspace.overrides("total_steps=2"))
+    assert run.wait(120) == 2
+    assert "algorithm.importance_cap: null" in run.err

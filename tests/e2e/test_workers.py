@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 import ray
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from videorl.data.batch import make_batch
+from videorl.data.prompts import PromptStream
 from videorl.models.base import open_model
 from videorl.models.media import open_source
 from videorl.rollout.engine import Engines
@@ -92,6 +94,71 @@ def test_two_ranks_train_as_one_and_their_checkpoint_loads_on_one(stack, batch, 
         assert largest_difference(weights(one, tmp_path / "resumed"), weights(two, tmp_path / "on")) <= 1e-6
 
 
+@pytest.fixture(scope="module")
+def sharp_model(stack, tmp_path_factory):
+    """The stack's model with query and key weights four times as large: a random tiny model hardly looks at positions,
+    this one does."""
+    folder = tmp_path_factory.mktemp("sharp") / "model"
+    shutil.copytree(stack.config.model.path, folder)
+    tensors = load_file(folder / "model.safetensors")
+    for name, tensor in tensors.items():
+        if name.endswith(("self_attn.q_proj.weight", "self_attn.k_proj.weight")):
+            tensors[name] = 4 * tensor
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+LORA = ["model.lora={r: 4, alpha: 8, targets: [q_proj, v_proj, down_proj]}", "policy.optim.lr=0.1"]
+
+
+@pytest.mark.parametrize(
+    ("common", "ways"),
+    [
+        ([], (["policy.ranks=2"], ["policy.gradient_checkpointing=true"])),
+        (LORA, (["policy.ranks=2", "policy.gradient_checkpointing=true"],)),
+        ([], (["policy.ranks=2", "policy.sequence_parallel=2"], ["policy.ranks=4", "policy.sequence_parallel=4"])),
+        (LORA, (["policy.ranks=4", "policy.sequence_parallel=2", "policy.gradient_checkpointing=true"],)),
+    ],
+    ids=["shared", "shared with LoRA", "spread", "spread with LoRA"],
+)
+def test_packed_and_spread_rows_train_as_separate_ones(stack, batch, sharp_model, tmp_path, common, ways):
+    """Log-probs, and weights after SGD steps, of rows that share prompts and are spread over ranks, against rows one by
+    one on one rank. Prompts have two videos, one or none, and responses differ in length."""
+    base = [*SGD, "policy.mini_batches=1", "data.max_prompt_tokens=512", f"model.path={sharp_model}"]
+    base += ["policy.optim.max_grad_norm=1e9", "policy.optim.lr=0.01", *common]  # clipping would hide a factor
+    plain = ["policy.shared_prompt=false", "policy.micro_batch_tokens=640"]
+    configs = [stack.workspace.config(*base, *way) for way in (plain, *ways)]
+    policies = [Policy.trained(stack.cluster, config) for config in configs]
+    with started(stack, *policies):
+        expected = policies[0].compute_log_probs(batch)
+        before = weights(policies[0], tmp_path / "before")
+        for policy in policies:
+            assert (policy.compute_log_probs(batch) - expected).abs().max() <= 1e-5
+            for _ in range(2):  # a LoRA's B starts at zero, so its A first moves in the second step
+                metrics = policy.update(batch)
+            assert metrics["skipped_steps"] == 0
+        after = [weights(policy, tmp_path / f"after {index}") for index, policy in enumerate(policies)]
+    moved = largest_difference(before, after[0])
+    assert moved > 1e-3
+    for other in after[1:]:
+        assert largest_difference(after[0], other) <= 1e-5 * moved + 1e-7  # the weights' own rounding
+
+
+def test_the_values_of_a_spread_row_are_those_of_one_rank(stack, batch):
+    base = ["algorithm=ppo", "critic=default", "critic.optim.lr=0.1", "critic.optim.name=sgd",
+            "critic.optim.max_grad_norm=1e9", "critic.clip_value=10", "data.max_prompt_tokens=512",
+            "cluster.placement=spread"]  # fmt: skip
+    configs = [stack.workspace.config(*base, *way) for way in ([], ["policy.ranks=2", "policy.sequence_parallel=2"])]
+    critics = [Critic(stack.cluster, config, config.critic) for config in configs]
+    with started(stack, *critics):
+        for critic in critics:
+            for _ in range(3):  # the head starts at zero: only then the backbone learns
+                critic.update(batch.with_(values=critic.compute_values(batch)))
+        one, spread = (critic.compute_values(batch) for critic in critics)
+    assert one.abs().max() > 1e-3
+    assert (one - spread).abs().max() <= 1e-5
+
+
 def test_adamw_moments_survive_a_checkpoint(stack, batch, tmp_path):
     config = stack.workspace.config("data.max_prompt_tokens=512", "cluster.placement=spread")
     policy = Policy.trained(stack.cluster, config)
@@ -111,7 +178,7 @@ def test_a_trained_tower_reaches_the_engine(stack, tmp_path):
     config = stack.workspace.config(*SGD, "model.train_vision=true")
     model = open_model(config.model)
     source = open_source(config, model)
-    encoders = Encoders(stack.cluster, config, source.store)
+    encoders = Encoders(stack.cluster, config, source)
     engines, policy = Engines(stack.cluster, config), Policy.trained(stack.cluster, config)
     pixels = replace(
         stack, config=config, model=model, source=source, encoders=encoders, engines=engines, policy=policy
@@ -224,3 +291,25 @@ def test_bfloat16_keeps_float32_masters(stack, tmp_path):
         difference = (rounded - batch.need("rollout_log_probs")).abs()[batch.response_mask]
         assert 1e-4 < difference.max() < 0.1  # the engine of this test computes in float32
     stack.engines.load_weights(stack.policy.publish(version=10))
+
+
+def test_encoders_share_a_long_clip_exactly(stack, tmp_path):
+    """32 temporal steps: two encoders take 16 each, and one entry is left."""
+    features = []
+    for workers in (1, 2):
+        config = stack.workspace.config(
+            f"encoder.workers={workers}", f"store.dir={tmp_path}/{workers}", "data.sampling.fps=null",
+            "data.sampling.num_frames=64", "data.sampling.max_frames=64", "data.max_prompt_tokens=512",
+        )  # fmt: skip
+        source = open_source(config, stack.model)
+        encoders = Encoders(stack.cluster, config, source)
+        with started(stack, encoders):
+            (prompt,) = PromptStream(stack.workspace.rows()[:1], config.data, stack.model, source, seed=0).all(
+                encoders.ensure
+            )
+            assert encoders.take_counts() == {"decodes": workers, "encoder_calls": workers}
+        assert prompt.media[0].grid[0] == 32
+        stored = [source.store.get(key) for key in source.store.keys()]  # noqa: SIM118  (a store is no mapping)
+        assert len([tensor for tensor in stored if tensor.dtype == torch.float32]) == 1  # the parts are gone
+        features.append(source.embeddings(prompt.media[0]).clone())
+    torch.testing.assert_close(features[0], features[1], rtol=0, atol=1e-6)

@@ -41,6 +41,7 @@ def make_plan(num_frames: int = 4, height: int = 56, width: int = 84, **changes)
         "pts": tuple(0.5 * i for i in range(num_frames)),
         "height": height,
         "width": width,
+        "crop": (0, 0, width, height),
         "origin": 0.0,
         "duration": 0.5 * num_frames,
     }

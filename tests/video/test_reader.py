@@ -36,6 +36,23 @@ def test_plan_decodes_nothing_and_load_gives_the_plan(clip):
     assert [read_index(pixels) for pixels in frames.pixels] == list(plan.indices)
 
 
+def test_picks_and_boxes_are_of_the_frames_they_name(clip, pyav):
+    """The cell at the upper left of a test frame says whether its index is odd."""
+    whole = pyav.plan(clip)
+    for place in (0, 3):
+        cell = replace(clip, pick=(place, place + 1), box=(0.02, 0.03, 0.23, 0.3))
+        pixels = pyav.load(cell).pixels
+        assert [frame.mean() > 127.5 for frame in pixels] == [i % 2 == 1 for i in whole.indices[place : place + 2]]
+    picked = pyav.load(replace(clip, pick=(1, 4)))
+    assert [read_index(pixels) for pixels in picked.pixels] == [whole.indices[1], whole.indices[4]]
+
+
+def test_a_part_is_loaded_as_it_stands_in_the_whole(clip, pyav):
+    whole, part = pyav.load(clip), pyav.load(clip, slice(2, 5))
+    assert part.pts == whole.pts[2:5]
+    assert np.array_equal(part.pixels, whole.pixels[2:5])
+
+
 def test_digest_is_that_of_pixels_and_times(clip, pyav):
     frames = pyav.load(clip)
     assert frames.digest == pyav.load(clip).digest

@@ -54,6 +54,43 @@ def test_span_by_hand():
     assert shown.pts[0] - shown.origin == 0.0
 
 
+def test_picked_frames_are_those_of_the_rule():
+    whole = plan(AT_25, fps=2.0)
+    picked = plan_clip(replace(whole.clip, pick=(1, 2, 6)), AT_25, "0" * 64)
+    assert picked.indices == (14, 28, 85)
+    assert picked.pts == tuple(whole.pts[place] for place in (1, 2, 6))
+    assert picked.grid(patch_size=14, temporal_patch=2) == (2, 4, 6)
+    assert (picked.origin, picked.duration) == (whole.origin, whole.duration)
+    with pytest.raises(VideoError, match="there are 8 frames"):
+        plan_clip(replace(whole.clip, pick=(1, 8)), AT_25, "0" * 64)
+
+
+@pytest.mark.parametrize("pick", [(), (2, 1), (1, 1), (-1, 2)])
+def test_picks_are_places_that_increase(pick):
+    with pytest.raises(VideoError, match="places that increase"):
+        Clip(path="a.mp4", sampling=make_sampling(), pick=pick)
+
+
+def test_a_box_is_cut_before_it_is_resized():
+    """Of 96 x 64 pixels the right half's upper three quarters: 48 x 48, to the nearest multiples of 28."""
+    shown = plan_clip(Clip(path="a.mp4", sampling=make_sampling(min_pixels=1), box=(0.5, 0, 1, 0.75)), AT_25, "0" * 64)
+    assert shown.crop == (48, 0, 96, 48)
+    assert (shown.height, shown.width) == (56, 56)
+    thin = plan_clip(
+        Clip(path="a.mp4", sampling=make_sampling(min_pixels=1), box=(0.999, 0.5, 1, 0.5001)), AT_25, "0" * 64
+    )
+    assert thin.crop == (95, 32, 96, 33)
+    assert plan(AT_25).crop == (0, 0, 96, 64)
+
+
+@pytest.mark.parametrize(
+    "box", [(0, 0, 0, 1), (0.5, 0, 0.4, 1), (0, 0, 1.1, 1), (-0.1, 0, 1, 1), (float("nan"), 0, 1, 1)]
+)
+def test_a_box_has_an_area_inside_the_frame(box):
+    with pytest.raises(VideoError, match="left < right"):
+        Clip(path="a.mp4", sampling=make_sampling(), box=box)
+
+
 def test_span_bounds_are_those_of_the_clock_not_of_rounding():
     assert plan(AT_25, start=0.28, end=0.56, fps=None, num_frames=2).indices == (7, 14)  # 0.28 * 25 = 7.000000000000001
     coarse = make_index(range(9), time_base=Fraction(1, 30), rate=Fraction(30), end=9)

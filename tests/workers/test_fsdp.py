@@ -142,7 +142,7 @@ def test_sharding_changes_neither_outputs_nor_steps(mesh):
 def test_mixed_precision_computes_in_bfloat16_over_float32_weights(mesh):
     module = make_module()
     shard_module(module, list(module), mesh, mixed=True, offload=False)
-    assert module(torch.ones(1, 3)).dtype == torch.bfloat16
+    assert module(torch.ones(1, 3, dtype=torch.bfloat16)).dtype == torch.bfloat16
     assert {p.dtype for p in module.parameters()} == {torch.float32}
 
 

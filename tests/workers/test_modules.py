@@ -32,7 +32,8 @@ class FakeSource:
 
     def __init__(self, model):
         self.model = model
-        self.tower = None if model.config.train_vision else model.load_vision()
+        self.pixels = model.config.train_vision
+        self.tower = None if self.pixels else model.load_vision()
 
     def patches(self, media: list[Media]) -> list[torch.Tensor]:
         frames = []

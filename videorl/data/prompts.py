@@ -7,7 +7,6 @@ aside with its reason, counted, and never replaced by something else under the s
 from __future__ import annotations
 
 import hashlib
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from videorl.answers.letters import list_options
+from videorl.beside import begin
 from videorl.data.schema import PLACEHOLDER, CanonicalRow, fingerprint, load_rows
 from videorl.types import Clip, DataError, Media, Prompt, RenderedPrompt, Sampling
 from videorl.video.paths import resolve_media
@@ -221,15 +221,12 @@ class PromptStream:
                 ensure(media)
             return time.monotonic() - started
 
-        def work(done: Future[float]) -> None:
-            try:
-                done.set_result(prepare())
-            except BaseException as error:  # `take` raises it
-                done.set_exception(error)
+        self._ahead = begin(prepare, "look-ahead")
 
-        self._ahead = Future()
-        # A daemon: a run that ends, for whatever reason, does not wait for clips that nobody will see
-        threading.Thread(target=work, args=(self._ahead,), daemon=True, name="look-ahead").start()
+    def fits_ahead(self, count: int, in_use: Sequence[Media]) -> bool:
+        """Whether the store can hold what the next `take(count)` shows beside what is `in_use`."""
+        media = self._read_headers(list(islice((id for id in self._pending if id not in self.quarantined), count)))
+        return self.renderer.source.fits([*media, *in_use])
 
     def all(self, ensure: Ensure) -> list[RenderedPrompt]:
         """Every usable prompt once, in the order of the file, up to the stream's limit. Raises DataError as `take`."""

@@ -13,6 +13,7 @@ from videorl.types import Media, RenderedPrompt
 if TYPE_CHECKING:
     import torch
     from torch import nn
+    from torch.distributed.device_mesh import DeviceMesh
 
     from videorl.config import ModelConfig
     from videorl.models.prefix_tree import PrefixTree
@@ -30,6 +31,7 @@ class VideoModel(Protocol):
     path: Path
     dtype: torch.dtype  # of the engine, the tower and the embeddings
     hidden_size: int
+    num_heads: int  # of attention queries
     tokenizer: Any
     tower: str  # what makes the features of a video, see Media
     placeholder_id: int
@@ -58,7 +60,12 @@ class VideoModel(Protocol):
     def layers(self, module: nn.Module) -> Sequence[nn.Module]: ...
     def embed(self, module: nn.Module, token_ids: torch.Tensor) -> torch.Tensor: ...
     def hidden_states(
-        self, module: nn.Module, embeds: torch.Tensor, position_ids: torch.Tensor, tree: PrefixTree | None
+        self,
+        module: nn.Module,
+        embeds: torch.Tensor,
+        position_ids: torch.Tensor,
+        tree: PrefixTree | None,
+        ranks: DeviceMesh | None,
     ) -> torch.Tensor: ...
     def logits(self, module: nn.Module, hidden: torch.Tensor) -> torch.Tensor: ...
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from videorl.config import ModelConfig
 from videorl.imports import fix_cpu_wheels
@@ -43,7 +44,9 @@ class Qwen25VL:
         self.tokenizer = cast(Any, AutoTokenizer.from_pretrained(self.path, **code))
         self._processor = cast(Any, AutoVideoProcessor.from_pretrained(self.path, **code))
         self.dtype: torch.dtype = getattr(torch, config.dtype)
-        self.hidden_size: int = self.hf_config.get_text_config().hidden_size
+        text = self.hf_config.get_text_config()
+        self.hidden_size: int = text.hidden_size
+        self.num_heads: int = text.num_attention_heads
         vision = self.hf_config.vision_config
         self.merge_size: int = vision.spatial_merge_size
         self.temporal_factor: int = vision.temporal_patch_size
@@ -74,6 +77,7 @@ class Qwen25VL:
             [time.hex() for time in plan.pts],
             plan.height,
             plan.width,
+            plan.crop,
             self._processor_digest,
             self.config.dtype,
             self.tower,
@@ -229,14 +233,20 @@ class Qwen25VL:
         return cast(Any, self.language_model(module)).embed_tokens(token_ids)
 
     def hidden_states(
-        self, module: nn.Module, embeds: torch.Tensor, position_ids: torch.Tensor, tree: PrefixTree | None
+        self,
+        module: nn.Module,
+        embeds: torch.Tensor,
+        position_ids: torch.Tensor,
+        tree: PrefixTree | None,
+        ranks: DeviceMesh | None,
     ) -> torch.Tensor:
         """Last hidden states `[B, L, hidden]` of `embeds` `[B, L, hidden]` at `position_ids` `[3, B, L]`.
 
-        Along the paths of `tree`, or causal: rows are padded on the right, where a causal query never looks.
+        Along the paths of `tree`, or causal: rows are padded on the right, where a causal query never looks. With
+        `ranks` the tensors are this rank's stretch of the row that the tree describes.
         """
         return self.language_model(module)(
-            inputs_embeds=embeds, position_ids=position_ids, use_cache=False, tree=tree
+            inputs_embeds=embeds, position_ids=position_ids, use_cache=False, tree=tree, ranks=ranks
         ).last_hidden_state
 
     def logits(self, module: nn.Module, hidden: torch.Tensor) -> torch.Tensor:

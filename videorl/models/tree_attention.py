@@ -3,7 +3,8 @@
 On a CPU every node attends to itself, causally, and every shared node's keys are attended to by all of its descendants
 in one unmasked call; the parts are merged by their log-sum-exps. The backward pass runs the same calls, each with the
 merged output and log-sum-exp, as ring attention does (Liu et al. 2023, arXiv:2310.01889): no copy of a shared key is
-made and no product is computed twice. On a GPU FlexAttention takes the tree as a block mask.
+made and no product is computed twice. On a GPU FlexAttention takes the tree as a block mask. Where a row is spread over
+ranks, each rank attends for some of the heads.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import functools
 from typing import Any
 
 import torch
+from torch.distributed.device_mesh import DeviceMesh
 from torch.nn.functional import scaled_dot_product_attention
 
 from videorl.models.prefix_tree import Node, PrefixTree
+from videorl.models.sequence_parallel import to_heads, to_tokens
 
 NAME = "prefix_tree"
 
@@ -39,12 +42,16 @@ def register() -> str:
         attention_mask: torch.Tensor | None,
         scaling: float | None = None,
         tree: PrefixTree | None = None,
+        ranks: DeviceMesh | None = None,
         **options: Any,
     ) -> tuple[torch.Tensor, None]:  # [B, L, H, D]
         if tree is None:  # plain causal rows
             out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
             return out, None
-        return tree_attention(query, key, value, tree, scaling).transpose(1, 2), None
+        if ranks is None:
+            return tree_attention(query, key, value, tree, scaling).transpose(1, 2), None
+        query, key, value = (to_heads(tensor, tree.num_tokens, ranks) for tensor in (query, key, value))
+        return to_tokens(tree_attention(query, key, value, tree, scaling), ranks).transpose(1, 2), None
 
     AttentionInterface.register(NAME, attend)
     return NAME

@@ -66,11 +66,12 @@ class VLLMEngine:
 
         variables = {
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "VLLM_CPU_KVCACHE_SPACE": str(config.rollout.kv_cache_gb),
             "TORCHDYNAMO_DISABLE": "1",  # else the sampler is compiled at the first request, which takes 10-40 s
             "VLLM_LOGGING_LEVEL": "ERROR",
             "VLLM_NO_USAGE_STATS": "1",
         }
+        if "kv_cache_memory_bytes" not in config.rollout.engine_kwargs:
+            variables["VLLM_CPU_KVCACHE_SPACE"] = "1"  # GiB; on a CPU vLLM would take most of the memory there is
         if os.path.isdir(config.model.path):
             variables["HF_HUB_OFFLINE"] = "1"
         return variables
@@ -193,7 +194,7 @@ class VLLMEngine:
         return rendered
 
     def _features(self, media: Media) -> Any:
-        return self.source.frames(media) if self.config.model.train_vision else self.source.embeddings(media)
+        return self.source.frames(media) if self.source.pixels else self.source.embeddings(media)
 
 
 def _import_vllm() -> Any:

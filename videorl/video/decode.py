@@ -89,6 +89,7 @@ def read_index(path: str, limits: Limits) -> VideoIndex:
 def decode(decoder: Decoder, job: DecodeJob) -> np.ndarray:
     """The frames of a job, uint8 RGB [T, H, W, 3]. Raises VideoError unless they are exactly those of the job."""
     height, width = job.size
+    left, top, right, bottom = job.crop
     pixels = np.empty((len(job.indices), height, width, 3), np.uint8)
     frames = decoder(job)
     for row, position in zip(pixels, job.indices, strict=True):
@@ -105,7 +106,7 @@ def decode(decoder: Decoder, job: DecodeJob) -> np.ndarray:
                 f"{job.path}: the frame at {job.seconds(position):.6f} s has {rgb.shape[1]}x{rgb.shape[0]} pixels, "
                 f"the header says {job.source_size[1]}x{job.source_size[0]}; re-encode the file",
             )
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), "rgb24")
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb[top:bottom, left:right]), "rgb24")
         row[:] = frame.reformat(width, height, "rgb24", interpolation=FILTER, threads=1).to_ndarray()
     return pixels
 

@@ -64,7 +64,8 @@ class FramePlan:
     """Which frames of a file a clip shows and how large, known without decoding. `load_frames` returns exactly these.
 
     `indices` are positions among the file's frames in presentation order; `pts` are their container times in seconds;
-    `height` and `width` are those after resizing; `origin` is the container time of the clip's own 0 s;
+    `height` and `width` are those after resizing, `crop` is what is resized, in pixels of a displayed frame: left, top,
+    right, bottom; `origin` is the container time of the clip's own 0 s;
     `duration` is the length of the clip in seconds; `media_sha256` is the hash of the file's bytes.
     """
 
@@ -74,6 +75,7 @@ class FramePlan:
     pts: tuple[float, ...]
     height: int
     width: int
+    crop: tuple[int, int, int, int]
     origin: float
     duration: float
 
@@ -139,7 +141,7 @@ class Frames:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DecodeJob:
-    """One request to a decoder: the frames of `path` at positions `indices`, each resized to `size`.
+    """One request to a decoder: the frames of `path` at positions `indices`, each cut to `crop` and resized to `size`.
 
     `seeks[i]` is the keyframe time to jump to before frame i, None = go on decoding from where the decoder is.
     """
@@ -150,6 +152,7 @@ class DecodeJob:
     indices: tuple[int, ...]
     seeks: tuple[int | None, ...]
     source_size: tuple[int, int]  # (height, width) as displayed
+    crop: tuple[int, int, int, int]  # left, top, right, bottom in a displayed frame
     size: tuple[int, int]  # (height, width) after resizing
     max_frame_pixels: int
 

@@ -101,25 +101,27 @@ class VideoReader:
         """Which frames the clip shows, without decoding. Raises VideoError."""
         return self._plan(clip, _File.stat(clip.path))
 
-    def load(self, clip: Clip) -> Frames:
-        """The frames of `plan(clip)`, all of them or VideoError."""
+    def load(self, clip: Clip, part: slice = slice(None)) -> Frames:
+        """The frames of `plan(clip)`, or those of a part of it: all of them or VideoError."""
         file = _File.stat(clip.path)
         plan, index = self._plan(clip, file), self._index(file)
+        indices, pts = plan.indices[part], plan.pts[part]
         with self._lock:
             self.decodes += 1
         request = {
             "path": file.path,
             "time_base": index.time_base.as_integer_ratio(),
-            "indices": plan.indices,
-            "seeks": plan_seeks(index, plan.indices),
+            "indices": indices,
+            "seeks": plan_seeks(index, indices),
             "source_size": (index.height, index.width),
+            "crop": plan.crop,
             "size": (plan.height, plan.width),
         }
-        shape = (len(plan.indices), plan.height, plan.width, 3)
+        shape = (len(indices), plan.height, plan.width, 3)
         _, content = self._ask(request, index.ticks.tobytes(), math.prod(shape))
         if _File.stat(clip.path) != file:
             raise VideoError("digest_mismatch", f"{file.path}: changed while it was read; leave media files alone")
-        return Frames(pixels=content.reshape(shape), pts=plan.pts)
+        return Frames(pixels=content.reshape(shape), pts=pts)
 
     def close(self) -> None:
         """End the workers, after the calls that are under way."""

@@ -23,8 +23,15 @@ def plan_clip(clip: Clip, index: VideoIndex, media_sha256: str) -> FramePlan:
     low, high, duration = _select_span(clip, index)
     count = num_frames(clip.sampling, high - low, (high - low) / float(index.rate) if index.rate else duration)
     indices = low + choose_frames(index.ticks[low:high], count, clip.sampling.temporal_factor)
+    if clip.pick is not None:
+        if clip.pick[-1] >= len(indices):
+            raise VideoError(
+                "bad_span", f"{clip.path}: pick={clip.pick}, there are {len(indices)} frames; choose among them"
+            )
+        indices = indices[list(clip.pick)]
+    left, top, right, bottom = crop = _crop(clip, index)
     try:
-        height, width = frame_size(clip.sampling, len(indices), index.height, index.width)
+        height, width = frame_size(clip.sampling, len(indices), bottom - top, right - left)
     except ValueError as error:
         raise VideoError("too_large", f"{clip.path}: {error}") from error
     return FramePlan(
@@ -34,9 +41,18 @@ def plan_clip(clip: Clip, index: VideoIndex, media_sha256: str) -> FramePlan:
         pts=tuple(index.seconds(tick) for tick in index.ticks[indices]),
         height=height,
         width=width,
+        crop=crop,
         origin=index.seconds(index.ticks[0]) + (clip.start or 0.0),
         duration=duration,
     )
+
+
+def _crop(clip: Clip, index: VideoIndex) -> tuple[int, int, int, int]:
+    """The clip's box in pixels of a displayed frame: left, top, right, bottom, a pixel wide and high at least."""
+    left, top, right, bottom = clip.box or (0.0, 0.0, 1.0, 1.0)
+    left, top = min(int(left * index.width), index.width - 1), min(int(top * index.height), index.height - 1)
+    right = max(left + 1, math.ceil(right * index.width - SLACK))
+    return left, top, right, max(top + 1, math.ceil(bottom * index.height - SLACK))
 
 
 def _select_span(clip: Clip, index: VideoIndex) -> tuple[int, int, float]:

@@ -92,6 +92,11 @@ class Store:
         finally:
             temporary.unlink(missing_ok=True)
 
+    def discard(self, key: str) -> None:
+        """Forget an entry, if there is one."""
+        with self._lock, self._writing():
+            self._forget(key)
+
     @contextmanager
     def filling(self, key: str) -> Iterator[bool]:
         """`with store.filling(key) as missing:` holds the key's lock; fill it only if `missing`.

@@ -73,6 +73,7 @@ def _job(request: dict[str, Any], ticks: np.ndarray, limits: Limits) -> DecodeJo
         indices=tuple(request["indices"]),
         seeks=tuple(request["seeks"]),
         source_size=tuple(request["source_size"]),
+        crop=tuple(request["crop"]),
         size=tuple(request["size"]),
         max_frame_pixels=int(limits.frame_pixels),
     )

@@ -10,7 +10,7 @@ from videorl.cluster import Cluster, per_rank
 from videorl.config import Config, CriticConfig
 from videorl.data.batch import Batch
 from videorl.workers.modules import CriticModule
-from videorl.workers.trainer import Counts, Metrics, TrainerGroup, TrainerWorker, scatter
+from videorl.workers.trainer import Counts, Metrics, TrainerGroup, TrainerWorker
 
 
 class CriticWorker(TrainerWorker):
@@ -25,7 +25,7 @@ class CriticWorker(TrainerWorker):
 
     def _forward(self, batch: Batch) -> torch.Tensor:  # [B, T]
         inputs = self.inputs(batch)
-        return scatter(self.module(inputs), inputs.owners, batch.response_ids)
+        return self.place(self.module(inputs), inputs, batch.response_ids)
 
     @per_rank
     def compute_values(self, batch: Batch) -> torch.Tensor:

@@ -1,11 +1,19 @@
-"""Encoders: actors that hold nothing but the vision tower and fill the store, once per clip."""
+"""Encoders: actors that hold nothing but the vision tower and fill the store, once per clip.
+
+A clip that is more than one encoder's share of the work is cut in time. That is exact: the towers of the Qwen-VL family
+attend within a temporal step, and never across two.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import math
 import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -13,16 +21,59 @@ import torch
 
 from videorl.config import Config
 from videorl.models.base import open_model
-from videorl.models.media import open_source
+from videorl.models.media import EmbeddingMissing, MediaSource, open_source
 from videorl.types import DataError, Media
-from videorl.video.store import Store
 
 if TYPE_CHECKING:  # a worker of one tower has no use for verl, which takes seconds to import
     from videorl.cluster import Cluster
 
 
+MIN_STEPS = 16  # temporal steps: a shorter part is not worth a second decoder's seek
+
+
+@dataclass(frozen=True)
+class Part:
+    """Temporal steps `[start, stop)` of a clip."""
+
+    media: Media
+    start: int
+    stop: int
+
+    @property
+    def whole(self) -> bool:
+        return self.stop - self.start == self.media.grid[0]
+
+    @property
+    def key(self) -> str:
+        """Of the part's features in the store."""
+        if self.whole:
+            return self.media.key
+        return hashlib.sha256(f"{self.media.key}|{self.start}|{self.stop}".encode()).hexdigest()
+
+    @property
+    def size(self) -> int:
+        return (self.stop - self.start) * self.media.grid[1] * self.media.grid[2]
+
+
+def deal(media: Sequence[Media], workers: int, cut: bool = True) -> list[list[Part]]:
+    """Each worker's parts, of balanced size: the largest first, each to the worker that has least."""
+    total = sum(math.prod(item.grid) for item in media)
+    parts: list[Part] = []
+    for item in media:
+        steps, cuts = item.grid[0], 1
+        if cut and item.clip.shuffle is None:  # else neighbours in time are not neighbours in the clip
+            shares = -(-math.prod(item.grid) * workers // total)
+            cuts = max(1, min(shares, steps // MIN_STEPS))
+        bounds = [steps * cut // cuts for cut in range(cuts + 1)]
+        parts += [Part(item, start, stop) for start, stop in itertools.pairwise(bounds)]
+    dealt: list[list[Part]] = [[] for _ in range(workers)]
+    for part in sorted(parts, key=lambda part: -part.size):
+        min(dealt, key=lambda own: sum(other.size for other in own)).append(part)
+    return dealt
+
+
 class EncoderWorker:
-    """One process with a vision tower (or, while the tower trains, with none: then frames are decoded ahead)."""
+    """One process with a vision tower (or with none, where pixels are wanted: then it decodes ahead)."""
 
     def __init__(self, config: Config):
         torch.set_num_threads(config.cluster.threads)
@@ -30,49 +81,70 @@ class EncoderWorker:
         self.model = open_model(config.model)
         self.source = open_source(config, self.model)
         self.tower = None
-        if not config.model.train_vision:
+        if not self.source.pixels:
             self.tower = self.model.load_vision().to("cuda" if torch.cuda.is_available() else "cpu")
 
     def ready(self) -> None:
         """Answers once the tower is loaded."""
 
-    def fill(self, media: Sequence[Media]) -> tuple[int, int, dict[str, DataError]]:
-        """Make sure the store holds what each of `media` stands for; the decoders work ahead of the tower.
+    def fill(self, parts: Sequence[Part]) -> tuple[int, int, dict[str, DataError]]:
+        """Make sure the store holds what each part stands for; the decoders work ahead of the tower.
 
-        Returns (decodes, tower calls, {key: why the clip is unusable}).
+        Returns (decodes, tower calls, {key of a clip: why it is unusable}).
         """
         decodes, encoded, failures = self.source.reader.decodes, 0, {}
         workers = self.config.data.decode_workers
-        waiting = deque(media)
-        decoding: deque[tuple[Media, Future[torch.Tensor]]] = deque()
+        waiting = deque(parts)
+        decoding: deque[tuple[Part, Future[torch.Tensor]]] = deque()
         with ThreadPoolExecutor(workers) as decoders:
             while waiting or decoding:
                 while waiting and len(decoding) <= workers:  # no farther ahead: frames are large
-                    item = waiting.popleft()
-                    decoding.append((item, decoders.submit(self.source.frames, item)))
-                item, frames = decoding.popleft()
+                    part = waiting.popleft()
+                    decoding.append((part, decoders.submit(self._frames, part)))
+                part, frames = decoding.popleft()
                 try:
-                    encoded += self._encode(item, frames.result())
+                    encoded += self._encode(part, frames.result())
                 except DataError as error:
-                    failures[item.key] = error
+                    failures[part.media.key] = error
         return self.source.reader.decodes - decodes, encoded, failures
 
+    def _frames(self, part: Part) -> torch.Tensor:
+        if part.whole:
+            return self.source.frames(part.media)
+        factor = self.model.temporal_factor
+        return self.source.frames(part.media, slice(factor * part.start, factor * part.stop))
+
     @torch.inference_mode()
-    def _encode(self, media: Media, frames: torch.Tensor) -> int:
-        if self.tower is None:
+    def _encode(self, part: Part, frames: torch.Tensor) -> int:
+        if self.tower is None or self.source.store is None:
             return 0
-        with self.source.store.filling(media.key) as missing:
-            if missing:
-                (features,) = self.model.encode(self.tower, self.model.patches([frames]), [media.grid])
-                self.source.store.put(media.key, features.cpu())
+        with self.source.store.filling(part.key) as missing:
+            if missing and (part.whole or part.media.key not in self.source.store):  # others may have joined the parts
+                grid = (part.stop - part.start, *part.media.grid[1:])
+                (features,) = self.model.encode(self.tower, self.model.patches([frames]), [grid])
+                self.source.store.put(part.key, features.cpu())
         return int(missing)
+
+    def join(self, parts: Sequence[Part]) -> None:
+        """Store a clip of which the store holds all parts, in their order."""
+        store, media = self.source.store, parts[0].media
+        assert store is not None
+        with store.filling(media.key) as missing:
+            if missing:
+                features = [store.get(part.key) for part in parts]
+                found = [tensor for tensor in features if tensor is not None]
+                if len(found) < len(parts):
+                    raise EmbeddingMissing(f"{media.clip.path}: a part of it was evicted at once; raise store.max_gb")
+                store.put(media.key, torch.cat(found))
+        for part in parts:
+            store.discard(part.key)
 
 
 class Encoders:
     """The driver's view of the encoder actors. `ensure` is called with every step's media before they are used."""
 
-    def __init__(self, cluster: Cluster, config: Config, store: Store):
-        self.config, self.cluster, self.store = config, cluster, store
+    def __init__(self, cluster: Cluster, config: Config, source: MediaSource):
+        self.cluster, self.source = cluster, source
         self.actors = cluster.actors(EncoderWorker, config.encoder.workers, 0.1, config)
         self._decoded: set[str] = set()
         self.decodes = 0
@@ -83,7 +155,7 @@ class Encoders:
         return [actor.ready.remote() for actor in self.actors]
 
     def take_counts(self) -> dict[str, int]:
-        """Decodes and tower calls since the last call."""
+        """Decodes and tower calls since the last call; a clip that was cut counts once for each part."""
         with self._lock:
             counts = {"decodes": self.decodes, "encoder_calls": self.calls}
             self.decodes = self.calls = 0
@@ -92,15 +164,18 @@ class Encoders:
     def ensure(self, media: Sequence[Media]) -> dict[str, DataError]:
         """Fill what is missing; the clips that cannot be used come back as {key: reason}."""
         distinct = {item.key: item for item in media}
-        if self.config.model.train_vision:
+        store = self.source.store
+        if store is None:
+            return {}  # whoever needs a clip decodes it
+        if self.source.pixels:
             # Frames have a key of their own, which the actor looks up; once it has, who needs one that was evicted
             # since decodes it again.
             missing = [item for key, item in distinct.items() if key not in self._decoded]
         else:
-            missing = [item for key, item in distinct.items() if key not in self.store]
+            missing = [item for key, item in distinct.items() if key not in store]
         if not missing:
             return {}
-        shares = [missing[start :: len(self.actors)] for start in range(len(self.actors))]
+        shares = deal(missing, len(self.actors), cut=not self.source.pixels)
         calls = [
             actor.fill.remote(self.cluster.shipping(share))
             for actor, share in zip(self.actors, shares, strict=True)
@@ -112,6 +187,23 @@ class Encoders:
                 self.decodes += decodes
                 self.calls += encoded
             failures |= failed
-        if self.config.model.train_vision:
+        parts = [part for share in shares for part in share if not part.whole]
+        self._join([part for part in parts if part.media.key not in failures])
+        for part in parts:
+            if part.media.key in failures:
+                store.discard(part.key)
+        if self.source.pixels:
             self._decoded |= distinct.keys() - failures.keys()
         return failures
+
+    def _join(self, parts: Sequence[Part]) -> None:
+        """Put the clips together that were cut."""
+        cut: dict[str, list[Part]] = {}
+        for part in sorted(parts, key=lambda part: part.start):
+            cut.setdefault(part.media.key, []).append(part)
+        ray.get(
+            [
+                self.actors[index % len(self.actors)].join.remote(self.cluster.shipping(found))
+                for index, found in enumerate(cut.values())
+            ]
+        )

@@ -32,11 +32,23 @@ def init_process_group() -> tuple[torch.device, DeviceMesh]:
     return device, init_device_mesh(device.type, (dist.get_world_size(),))
 
 
+def sequence_ranks(mesh: DeviceMesh, size: int) -> DeviceMesh | None:
+    """The `size` neighbouring ranks that a packed row is spread over, this one among them; None where it is not."""
+    if size == 1:
+        return None
+    return init_device_mesh(mesh.device_type, (mesh.size() // size, size), mesh_dim_names=("data", "sequence"))[
+        "sequence"
+    ]
+
+
 def shard_module(module: nn.Module, layers: Sequence[nn.Module], mesh: DeviceMesh, mixed: bool, offload: bool) -> None:
     """`fully_shard` each layer, then the rest as the root; parameters become fp32 master weights."""
     options: dict[str, Any] = {"mesh": mesh}
     if mixed:
-        options["mp_policy"] = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        # Inputs are bfloat16 as they come; a cast would copy the prefix tree for every layer, which is a cache's key.
+        options["mp_policy"] = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
+        )
     if offload:
         options["offload_policy"] = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda")
     for layer in layers:

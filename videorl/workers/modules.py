@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.utils.checkpoint import checkpoint
 
 from videorl import contract
 from videorl.data.batch import Batch, Row
 from videorl.models.base import Grid, VideoModel
 from videorl.models.prefix_tree import PrefixTree, build_prefix_tree
+from videorl.models.sequence_parallel import stretch
 from videorl.types import expand_placeholders
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ _LOGIT_ROWS = 4096  # log-probs are computed for so many positions at a time, wh
 class Inputs:
     """One micro-batch as tensors: padded rows, or all of them in one row along a prefix tree (then B is 1).
 
+    With `ranks` they are this rank's stretch of that row, and the response tokens are those that it predicts.
+
     `predictors[i]` is the (flat) position whose hidden state predicts `targets[i]`.
     """
 
@@ -35,22 +39,32 @@ class Inputs:
     position_ids: torch.Tensor  # [3, B, L]
     visual_slots: torch.Tensor  # [V] flat positions in B*L of the placeholders
     visual_rows: torch.Tensor  # [V] the row of all features, one after another, that each of them takes
-    features: list[torch.Tensor]  # per distinct video: embeddings [n, hidden], or patches for a trained tower
-    grids: list[Grid]
+    features: list[torch.Tensor]  # per distinct video: embeddings [n, hidden], or patches for the module's own tower;
+    patches: bool  #                with `ranks`, one tensor of the embeddings in the stretch
+    grids: list[Grid]  # of the distinct videos
     predictors: torch.Tensor  # [N]
     targets: torch.Tensor  # [N]
     owners: torch.Tensor  # [N] (row, column) of the response token, as flat index into [B, T]
     tree: PrefixTree | None
+    ranks: DeviceMesh | None
 
 
 # What a token is to the language model, as the columns of a table
 _ID, _POSITION, _VISUAL = 0, slice(1, 4), 4  # its visual feature is given by row, -1 where it is text
 
 
-def make_inputs(model: VideoModel, source: MediaSource, batch: Batch, device: torch.device, shared: bool) -> Inputs:
+def make_inputs(
+    model: VideoModel,
+    source: MediaSource,
+    batch: Batch,
+    device: torch.device,
+    shared: bool,
+    ranks: DeviceMesh | None = None,
+) -> Inputs:
     """Expand prompts, compute positions, read features, and verify each row against what its engine saw.
 
-    `shared`: prefixes that rows have in common are put into the forward once.
+    `shared`: prefixes that rows have in common are put into the forward once. `ranks`, which needs it: those that the
+    packed row is spread over.
     """
     distinct = {item.key: item for row in batch.rows for item in row.media}
     sizes = [item.num_tokens for item in distinct.values()]
@@ -59,7 +73,7 @@ def make_inputs(model: VideoModel, source: MediaSource, batch: Batch, device: to
     tables = [_table(model, row, response, first_row) for row, response in zip(batch.rows, responses, strict=True)]
     if shared:
         tree = build_prefix_tree([table.numpy() for table in tables])
-        paths, shape = tree.paths, (1, tree.num_tokens)
+        paths, shape = tree.paths, (1, tree.num_tokens + (-tree.num_tokens) % (ranks.size() if ranks else 1))
     else:
         tree, shape = None, (len(tables), max(map(len, tables)))
         paths = [torch.arange(len(table)) + index * shape[1] for index, table in enumerate(tables)]
@@ -71,20 +85,32 @@ def make_inputs(model: VideoModel, source: MediaSource, batch: Batch, device: to
         if row.seen:
             placed = packed[path].numpy()
             contract.verify(row.id, row.seen, placed[:, _ID], placed[:, _POSITION].T, row.media)
-    visual_slots = torch.nonzero(packed[:, _VISUAL] >= 0).flatten()
+
     starts = [len(table) - len(response) for table, response in zip(tables, responses, strict=True)]
+    predictors = torch.cat([path[start - 1 : -1] for path, start in zip(paths, starts, strict=True)])
     columns = batch.response_ids.shape[1]
+    owners = torch.cat([torch.arange(len(r)) + index * columns for index, r in enumerate(responses)])
+    here = slice(*stretch(len(packed), ranks)) if ranks else slice(0, len(packed))
+    predicted = (predictors >= here.start) & (predictors < here.stop)
+    packed = packed[here]
+    visual_slots = torch.nonzero(packed[:, _VISUAL] >= 0).flatten()
+    visual_rows = packed[visual_slots, _VISUAL]
+    features = source.features(list(distinct.values()))
+    if ranks and features and not source.pixels:  # those of the stretch alone go to the device
+        features, visual_rows = [torch.cat(features)[visual_rows]], torch.arange(len(visual_rows))
     return Inputs(
-        token_ids=packed[:, _ID].view(shape).to(device),
-        position_ids=packed[:, _POSITION].T.reshape(3, *shape).to(device),
+        token_ids=packed[:, _ID].view(shape[0], -1).to(device),
+        position_ids=packed[:, _POSITION].T.reshape(3, shape[0], -1).to(device),
         visual_slots=visual_slots.to(device),
-        visual_rows=packed[visual_slots, _VISUAL].to(device),
-        features=[tensor.to(device) for tensor in source.features(list(distinct.values()))],
+        visual_rows=visual_rows.to(device),
+        features=[tensor.to(device) for tensor in features],
+        patches=source.pixels,
         grids=[item.grid for item in distinct.values()],
-        predictors=torch.cat([path[start - 1 : -1] for path, start in zip(paths, starts, strict=True)]).to(device),
-        targets=torch.cat(responses).to(device),
-        owners=torch.cat([torch.arange(len(r)) + index * columns for index, r in enumerate(responses)]).to(device),
+        predictors=(predictors[predicted] - here.start).to(device),
+        targets=torch.cat(responses)[predicted].to(device),
+        owners=owners[predicted].to(device),
         tree=tree,
+        ranks=ranks,
     )
 
 
@@ -117,13 +143,16 @@ class Backbone(nn.Module):
             embeds = embeds.flatten(0, 1).index_copy(0, inputs.visual_slots, placed).view_as(embeds)
         elif features:
             embeds = embeds + 0.0 * features[0].sum()
-        hidden = self.model.hidden_states(self.hf, embeds, inputs.position_ids, inputs.tree)
+        hidden = self.model.hidden_states(self.hf, embeds, inputs.position_ids, inputs.tree, inputs.ranks)
         return hidden.flatten(0, 1)[inputs.predictors]
 
     def _features(self, inputs: Inputs) -> list[torch.Tensor]:
-        if not self.model.config.train_vision:
+        if not inputs.patches:
             return inputs.features
         tower = self.model.vision(self.hf)
+        if not self.model.config.train_vision:
+            with torch.no_grad():
+                return self.model.encode(tower, inputs.features, inputs.grids) if inputs.features else []
         if not inputs.features:
             # A text-only micro-batch still runs the trained tower, with weight 0: gradients of one parameter must
             # exist on all ranks or on none, else the ranks' reductions do not match and hang.

@@ -20,7 +20,7 @@ from videorl.data.batch import Batch
 from videorl.workers.fsdp import full_weights
 from videorl.workers.lora import adapters_off, add_adapters, merge_adapters
 from videorl.workers.modules import PolicyModule
-from videorl.workers.trainer import Counts, Metrics, TrainerGroup, TrainerWorker, scatter
+from videorl.workers.trainer import Counts, Metrics, TrainerGroup, TrainerWorker
 
 
 class PolicyWorker(TrainerWorker):
@@ -45,7 +45,7 @@ class PolicyWorker(TrainerWorker):
             inputs = replace(inputs, features=[torch.zeros_like(tensor) for tensor in inputs.features])
         log_probs, entropies = self.module(inputs, self.config.rollout.temperature)
         like = batch.response_ids
-        return scatter(log_probs, inputs.owners, like), scatter(entropies, inputs.owners, like)
+        return self.place(log_probs, inputs, like), self.place(entropies, inputs, like)
 
     @per_rank
     def compute_log_probs(self, batch: Batch) -> torch.Tensor:

@@ -18,15 +18,17 @@ from videorl.config import Config, OptimConfig, TrainerConfig
 from videorl.data.batch import Batch, Row, forward_tokens, micro_batches, mini_batches, pad, shard
 from videorl.models.base import VideoModel, open_model
 from videorl.models.media import MediaSource, open_source
+from videorl.models.sequence_parallel import sum_over
 from videorl.workers.fsdp import (
     Optimizer,
     init_process_group,
     load_sharded,
     same_number_of_calls,
     save_sharded,
+    sequence_ranks,
     shard_module,
 )
-from videorl.workers.modules import Backbone, make_inputs
+from videorl.workers.modules import Backbone, Inputs, make_inputs
 
 _PER_TOKEN = (
     "rollout_log_probs",
@@ -64,7 +66,13 @@ class TrainerWorker(Worker):
             seed(config.seed)
         self.config, self.trainer = config, trainer
         self.device, self.mesh = init_process_group()
+        self.ranks = sequence_ranks(self.mesh, trainer.sequence_parallel)
         self.model: VideoModel = open_model(config.model)
+        if self.model.num_heads % trainer.sequence_parallel:
+            raise ValueError(
+                f"sequence_parallel: {trainer.sequence_parallel}, must divide the {self.model.num_heads} attention "
+                f"heads of {self.model.path}; lower it"
+            )
         self.source: MediaSource = open_source(config, self.model)
         hf = self.model.load()
         self.model.vision(hf).requires_grad_(config.model.train_vision and optim is not None)
@@ -124,8 +132,14 @@ class TrainerWorker(Worker):
             **zeros,
         )
 
-    def inputs(self, batch: Batch):
-        return make_inputs(self.model, self.source, batch, self.device, self.trainer.shared_prompt)
+    def inputs(self, batch: Batch) -> Inputs:
+        return make_inputs(self.model, self.source, batch, self.device, self.trainer.shared_prompt, self.ranks)
+
+    def place(self, tokens: torch.Tensor, inputs: Inputs, like: torch.Tensor) -> torch.Tensor:
+        """Values `[N]` of the response tokens that this rank predicted, as `[B, T]` with those of all; 0 elsewhere."""
+        flat = torch.zeros(like.numel(), dtype=tokens.dtype, device=tokens.device)
+        rows = flat.index_copy(0, inputs.owners, tokens).view(like.shape)
+        return rows if self.ranks is None else sum_over(rows, self.ranks)
 
     def ready(self) -> None:
         """Answers once the worker is built."""
@@ -142,10 +156,14 @@ class TrainerWorker(Worker):
 
 
 class TrainerGroup:
-    """The driver's view of a trainer's ranks."""
+    """The driver's view of a trainer's ranks.
+
+    Neighbouring ranks over which a packed row is spread (`sequence_parallel`) get the same rows and answer the same.
+    """
 
     def __init__(self, cluster: Cluster, config: TrainerConfig, group: Any):
         self.cluster, self.config, self.group = cluster, config, group
+        self.parts = config.ranks // config.sequence_parallel  # that rows are dealt to
 
     def ready(self) -> list[Any]:
         return [worker.ready.remote() for worker in self.group.workers]
@@ -158,34 +176,34 @@ class TrainerGroup:
 
     def per_row(self, method: str, batch: Batch) -> torch.Tensor:
         """Deal the rows to the ranks, call, and put the results `[b, T]` back in the batch's order."""
-        shards = shard(batch, self.config.ranks, self.config.shared_prompt)
-        results = getattr(self.group, method)(self.cluster.shipping([batch.select(indices) for indices in shards]))
+        shards = shard(batch, self.parts, self.config.shared_prompt)
+        results = self._call(method, [batch.select(indices) for indices in shards])
         out = torch.zeros(batch.response_ids.shape)
         for indices, result in zip(shards, results, strict=True):
             out[indices] = result
         return out
+
+    def _call(self, method: str, work: list[Any]) -> list[Any]:
+        """`work[i]` done by the ranks of part i; what the first of them answers."""
+        ranks = self.config.sequence_parallel
+        shipped = [self.cluster.shipping(part) for part in work for _ in range(ranks)]
+        return getattr(self.group, method)(shipped)[::ranks]
 
     def per_mini_batch(self, method: str, batch: Batch) -> dict[str, float]:
         """`epochs` times: cut into mini-batches, deal each to the ranks, one optimiser step each. Mean metrics.
 
         `token_ratio`: tokens of all rows, over those that were computed. Below 1 is padding, above 1 is sharing.
         """
-        work: list[list[tuple[Batch, Counts]]] = [[] for _ in range(self.config.ranks)]
+        work: list[list[tuple[Batch, Counts]]] = [[] for _ in range(self.parts)]
         tokens = computed = 0
         for mini in mini_batches(batch, self.config.mini_batches) * self.config.epochs:
             counts = Counts(mini.num_tokens, int(mini.response_mask.any(1).sum()))
-            for rank, indices in enumerate(shard(mini, self.config.ranks, self.config.shared_prompt)):
+            for place, indices in enumerate(shard(mini, self.parts, self.config.shared_prompt)):
                 part = mini.select(indices)
-                work[rank].append((part, counts))
+                work[place].append((part, counts))
                 tokens += sum(part.row_tokens)
                 computed += forward_tokens(part, self.config.micro_batch_tokens, self.config.shared_prompt)
-        ranks: list[list[Metrics]] = getattr(self.group, method)(self.cluster.shipping(work))
-        steps = [merge_metrics(rank.shares for rank in step) | step[0].step for step in zip(*ranks, strict=True)]
+        results: list[list[Metrics]] = self._call(method, work)
+        steps = [merge_metrics(part.shares for part in step) | step[0].step for step in zip(*results, strict=True)]
         metrics = {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
         return metrics | {"token_ratio": tokens / computed}
-
-
-def scatter(tokens: torch.Tensor, owners: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Per-token values `[N]` to `[B, T]`; zero elsewhere."""
-    flat = torch.zeros(like.numel(), dtype=tokens.dtype, device=tokens.device)
-    return flat.index_copy(0, owners, tokens).view(like.shape)
