@@ -28,7 +28,7 @@ class Workspace:
     folder: Path
 
     def config(self, num_frames: int, *more: str) -> Config:
-        prompt = num_frames * TOKENS_A_FRAME + 96
+        prompt = num_frames * TOKENS_A_FRAME + 192
         return load_config("train", [
             "recipe=real_clips", f"data.path={self.folder}/rows-{num_frames}.jsonl", f"data.media_root={self.folder}",
             f"model.path={self.folder}/model", "model.build=null", f"store.dir={self.folder}/store",

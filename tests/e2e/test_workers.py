@@ -145,7 +145,7 @@ def test_packed_and_spread_rows_train_as_separate_ones(stack, batch, sharp_model
 
 
 def test_the_values_of_a_spread_row_are_those_of_one_rank(stack, batch):
-    base = ["algorithm=ppo", "critic=default", "critic.optim.lr=0.1", "critic.optim.name=sgd",
+    base = ["algorithm=ppo", "critic=default", "critic.optim.lr=1e-3", "critic.optim.name=sgd",
             "critic.optim.max_grad_norm=1e9", "critic.clip_value=10", "data.max_prompt_tokens=512",
             "cluster.placement=spread"]  # fmt: skip
     configs = [stack.workspace.config(*base, *way) for way in ([], ["policy.ranks=2", "policy.sequence_parallel=2"])]

@@ -14,6 +14,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from videorl import contract
 from videorl.config import Config
 from videorl.imports import fix_cpu_wheels, require
@@ -55,6 +57,7 @@ class VLLMEngine:
         )
         # A quarter of the engine's time for short responses, and the same for all rollouts of a prompt
         self._rendered = functools.lru_cache(maxsize=_RENDERED)(self._render)
+        self._laid_out = functools.lru_cache(maxsize=_RENDERED)(self._lay_out)
         self._ids = itertools.count()
         self._commands: queue.Queue[Callable[[], None]] = queue.Queue()
         self._waiting: dict[str, Callable[[Any, Exception | None], object]] = {}
@@ -80,7 +83,7 @@ class VLLMEngine:
         """Answers once the engine is built."""
 
     async def generate(self, request: Request) -> Generation:
-        expanded = expand_placeholders(request.token_ids, request.media, self.model.placeholder_id)
+        expanded, positions = self._laid_out(request.token_ids, request.media)
         rendered = self._rendered(request.token_ids + request.start, request.media)
         output = await self._submit(rendered, request.sampling)
         shown = list(output.prompt_token_ids)
@@ -90,8 +93,7 @@ class VLLMEngine:
                 f"and {len(request.start)} of the response: media {[item.key[:12] for item in request.media]}"
             )
         completion = output.outputs[0]
-        response = [*request.start, *completion.token_ids]
-        positions = self.model.position_ids(expanded, request.media, len(response))
+        seen = [*shown, *completion.token_ids]
         return Generation(
             token_ids=tuple(completion.token_ids),
             log_probs=tuple(
@@ -100,7 +102,7 @@ class VLLMEngine:
             ),
             finish_reason=completion.finish_reason,
             weight_version=self.version,
-            seen=contract.fingerprint([*shown, *completion.token_ids], positions.numpy(), request.media),
+            seen=contract.fingerprint(seen, positions[:, : len(seen)], request.media),
             cached_tokens=output.num_cached_tokens or 0,
         )
 
@@ -182,6 +184,12 @@ class VLLMEngine:
 
         await self._call(add)
         return await future
+
+    def _lay_out(self, token_ids: tuple[int, ...], media: tuple[Media, ...]) -> tuple[list[int], np.ndarray]:
+        """A prompt's expanded ids, and the positions `[3, max_model_len]` of its tokens and of any response's."""
+        expanded = expand_placeholders(token_ids, media, self.model.placeholder_id)
+        left = max(0, self.config.rollout.max_model_len - len(expanded))
+        return expanded, self.model.position_ids(expanded, media, left).numpy()
 
     def _render(self, token_ids: tuple[int, ...], media: tuple[Media, ...]) -> Any:
         """What vLLM makes of a prompt before it schedules it: placeholders expanded, features placed and cut up."""
