@@ -170,6 +170,46 @@ def test_logits_in_chunks_give_the_same_log_probs_and_gradients(tiny, source, po
             assert torch.allclose(grad, whole_gradients[name], atol=1e-5 * float(grad.abs().max()), rtol=0), name
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_video_that_the_environment_shows_stands_in_the_response(tiny, source, policy, shared):
+    """A turn, a video from the environment, another turn: each turn's log-probs are those of a prompt that ends there,
+    and of the environment's tokens there are none."""
+    words = torch.randint(0, 256, (20,), generator=torch.Generator().manual_seed(4)).tolist()
+    prompt = (*words[:2], tiny.placeholder_id, *words[2:5])
+    first, shown, second = words[5:9], [*words[9:12], tiny.placeholder_id, *words[12:14]], words[14:17]
+    other = words[17:20]  # a sibling that took another turn and ended
+    rows = (
+        Row(id="p#0", group="p", token_ids=prompt, media=(MEDIA["a"],), later=(MEDIA["b"],), seen=""),
+        Row(id="p#1", group="p", token_ids=prompt, media=(MEDIA["a"],), seen=""),
+    )
+    batch = Batch(
+        rows=rows,
+        response_ids=pad([[*first, *shown, *second], other], torch.long),
+        response_mask=pad([[1] * 4 + [0] * 6 + [1] * 3, [1] * 3], torch.bool),
+        lengths=torch.tensor([13, 3]),
+    )
+    assert batch.row_tokens == [6 + 13 + 11 + 11, 6 + 3 + 11]  # videos of 12 tokens
+    expected = []
+    for ids, media, response in (
+        (prompt, ("a",), first),
+        ((*prompt, *first, *shown), ("a", "b"), second),
+        (prompt, ("a",), other),
+    ):
+        alone = Row(id="x", group="x", token_ids=ids, media=tuple(MEDIA[name] for name in media), seen="")
+        single = Batch(
+            rows=(alone,),
+            response_ids=torch.tensor([response]),
+            response_mask=torch.ones(1, len(response), dtype=torch.bool),
+            lengths=torch.tensor([len(response)]),
+        )
+        (log_probs,) = plain_distributions(tiny, policy.hf, source, single)
+        expected.append(log_probs.gather(1, torch.tensor(response)[:, None])[:, 0])
+    with torch.no_grad():
+        log_probs, _, inputs = run(policy, source, batch, shared)
+    assert torch.allclose(log_probs, torch.cat(expected), atol=1e-5, rtol=0)
+    assert inputs.owners.tolist() == batch.response_mask.flatten().nonzero().flatten().tolist()
+
+
 def test_banned_ids_have_no_probability(tiny, source, policy):
     with torch.no_grad():
         policy.hf.lm_head.weight[list(tiny.banned_ids)] = 100.0  # type: ignore[index]

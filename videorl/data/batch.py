@@ -14,17 +14,30 @@ from videorl.types import Media, RolloutGroup
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """The prompt of one row, as handles. `seen` is the engine's fingerprint, '' where no engine took part (SFT)."""
+    """The prompt of one row, as handles, and the media that its response shows: those of the environment's turns.
+
+    `seen` is the engine's fingerprint, '' where no engine took part (SFT).
+    """
 
     id: str
     group: str
     token_ids: tuple[int, ...]  # one placeholder per video
     media: tuple[Media, ...]
     seen: str
+    later: tuple[Media, ...] = ()  # one placeholder each in the response
 
     @property
     def num_prompt_tokens(self) -> int:
-        return len(self.token_ids) + sum(item.num_tokens - 1 for item in self.media)
+        return len(self.token_ids) + _visual(self.media)
+
+    def num_response_tokens(self, length: int) -> int:
+        """Of a response in which a placeholder stands for each video."""
+        return length + _visual(self.later)
+
+
+def _visual(media: Sequence[Media]) -> int:
+    """Tokens of videos, beside the placeholder of each."""
+    return sum(item.num_tokens - 1 for item in media)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +103,10 @@ class Batch:
     @property
     def row_tokens(self) -> list[int]:
         """Tokens of each row's forward: prompt with visual tokens, and response."""
-        return [row.num_prompt_tokens + int(n) for row, n in zip(self.rows, self.lengths, strict=True)]
+        return [
+            row.num_prompt_tokens + row.num_response_tokens(int(n))
+            for row, n in zip(self.rows, self.lengths, strict=True)
+        ]
 
 
 def make_batch(groups: Sequence[RolloutGroup]) -> Batch:
@@ -182,6 +198,7 @@ def _pieces(batch: Batch, budget: int) -> list[_Piece]:
     """The rows of each prompt, in as many pieces as the budget makes necessary: each repeats the prompt."""
     pieces: dict[object, list[_Piece]] = {}
     for index, (row, length) in enumerate(zip(batch.rows, batch.lengths.tolist(), strict=True)):
+        length = row.num_response_tokens(length)
         found = pieces.setdefault((row.token_ids, row.media), [])
         if found and found[-1].tokens + length <= budget:
             found[-1] = _Piece(found[-1].tokens + length, [*found[-1].rows, index])

@@ -66,11 +66,12 @@ def make_inputs(
     `shared`: prefixes that rows have in common are put into the forward once. `ranks`, which needs it: those that the
     packed row is spread over.
     """
-    distinct = {item.key: item for row in batch.rows for item in row.media}
+    distinct = {item.key: item for row in batch.rows for item in (*row.media, *row.later)}
     sizes = [item.num_tokens for item in distinct.values()]
     first_row = dict(zip(distinct, itertools.accumulate(sizes, initial=0), strict=False))
     responses = [ids[:length] for ids, length in zip(batch.response_ids.cpu(), batch.lengths.tolist(), strict=True)]
-    tables = [_table(model, row, response, first_row) for row, response in zip(batch.rows, responses, strict=True)]
+    laid_out = [_lay_out(model, row, response, first_row) for row, response in zip(batch.rows, responses, strict=True)]
+    tables = [table for table, _ in laid_out]
     if shared:
         tree = build_prefix_tree([table.numpy() for table in tables])
         paths, shape = tree.paths, (1, tree.num_tokens + (-tree.num_tokens) % (ranks.size() if ranks else 1))
@@ -84,12 +85,13 @@ def make_inputs(
     for row, path in zip(batch.rows, paths, strict=True):  # as they stand now, wherever they came from
         if row.seen:
             placed = packed[path].numpy()
-            contract.verify(row.id, row.seen, placed[:, _ID], placed[:, _POSITION].T, row.media)
+            contract.verify(row.id, row.seen, placed[:, _ID], placed[:, _POSITION].T, (*row.media, *row.later))
 
-    starts = [len(table) - len(response) for table, response in zip(tables, responses, strict=True)]
-    predictors = torch.cat([path[start - 1 : -1] for path, start in zip(paths, starts, strict=True)])
-    columns = batch.response_ids.shape[1]
-    owners = torch.cat([torch.arange(len(r)) + index * columns for index, r in enumerate(responses)])
+    sampled = batch.response_mask.cpu().bool()
+    predictors = torch.cat(
+        [path[before[mask[: len(before)]]] for path, (_, before), mask in zip(paths, laid_out, sampled, strict=True)]
+    )
+    owners = torch.nonzero(sampled.flatten()).flatten()
     here = slice(*stretch(len(packed), ranks)) if ranks else slice(0, len(packed))
     predicted = (predictors >= here.start) & (predictors < here.stop)
     packed = packed[here]
@@ -107,24 +109,31 @@ def make_inputs(
         patches=source.pixels,
         grids=[item.grid for item in distinct.values()],
         predictors=(predictors[predicted] - here.start).to(device),
-        targets=torch.cat(responses)[predicted].to(device),
+        targets=batch.response_ids.cpu().flatten()[owners[predicted]].to(device),
         owners=owners[predicted].to(device),
         tree=tree,
         ranks=ranks,
     )
 
 
-def _table(model: VideoModel, row: Row, response: torch.Tensor, first_row: Mapping[str, int]) -> torch.Tensor:
-    """`[P + R, 5]`: id, position (time, height, width) and visual feature of each token of a row."""
-    expanded = expand_placeholders(row.token_ids, row.media, model.placeholder_id)
-    table = torch.full((len(expanded) + len(response), 5), -1)
-    table[:, _ID] = torch.cat([torch.tensor(expanded), response])
-    table[:, _POSITION] = model.position_ids(expanded, row.media, len(response)).T
-    if row.media:
-        visual = [torch.arange(item.num_tokens) + first_row[item.key] for item in row.media]
-        placeholders = torch.nonzero(torch.tensor(expanded) == model.placeholder_id).flatten()
+def _lay_out(
+    model: VideoModel, row: Row, response: torch.Tensor, first_row: Mapping[str, int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`[L, 5]`: id, position (time, height, width) and visual feature of each token of a row, videos expanded; and
+    `[R]`: for each response token the place of the token before it, which predicts it."""
+    media = (*row.media, *row.later)
+    ids = torch.tensor([*row.token_ids, *response.tolist()])
+    expanded = expand_placeholders(ids.tolist(), media, model.placeholder_id)
+    table = torch.full((len(expanded), 5), -1)
+    table[:, _ID] = torch.tensor(expanded)
+    table[:, _POSITION] = model.position_ids(expanded, media, 0).T
+    lengths = torch.ones(len(ids), dtype=torch.long)
+    if media:
+        visual = [torch.arange(item.num_tokens) + first_row[item.key] for item in media]
+        placeholders = torch.nonzero(table[:, _ID] == model.placeholder_id).flatten()
         table[placeholders, _VISUAL] = torch.cat(visual)
-    return table
+        lengths[ids == model.placeholder_id] = torch.tensor([item.num_tokens for item in media])
+    return table, (lengths.cumsum(0) - lengths)[len(row.token_ids) :] - 1
 
 
 class Backbone(nn.Module):
