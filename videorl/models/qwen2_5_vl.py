@@ -97,13 +97,7 @@ class Qwen25VL:
     def render(self, prompt: Prompt, media: Sequence[Media], plans: Sequence[FramePlan]) -> RenderedPrompt:
         """Apply the chat template. Refuses text that spells a special token: it would forge a turn or a video."""
         for message in prompt.messages:
-            text = _text(message["content"])
-            if forged := [token for token in self.tokenizer.all_special_tokens if token in text]:
-                raise DataError(
-                    "special_token",
-                    f"sample {prompt.id}: its text contains {forged[0]!r}, which only the template may write; "
-                    "remove it from the row",
-                )
+            self._refuse_forged(_text(message["content"]), f"sample {prompt.id}")
         token_ids = self.tokenizer.apply_chat_template(
             list(prompt.messages), add_generation_prompt=True, tokenize=True, return_dict=False
         )
@@ -121,6 +115,30 @@ class Qwen25VL:
             origins=tuple(plan.origin for plan in plans),
             durations=tuple(plan.duration for plan in plans),
         )
+
+    def observation(self, parts: Sequence[dict[str, str]], ended: bool) -> list[int]:
+        """What stands between a response and the next one: the rest of the response's message, unless it has `ended`
+        itself, a message of the user's with these text and video parts, and the head of the next response.
+
+        It is appended to the ids that there are, which are never encoded again. Raises DataError for a special token.
+        """
+        self._refuse_forged(_text(list(parts)), "an observation")
+        before = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+        after = [*before, {"role": "user", "content": list(parts)}]
+        head = self.tokenizer.apply_chat_template(before, tokenize=False)
+        whole = self.tokenizer.apply_chat_template(after, tokenize=False, add_generation_prompt=True)
+        if not whole.startswith(head):
+            raise ValueError(f"{self.path}: its chat template rewrites earlier turns, so that no turn can be appended")
+        rest = whole[head.rindex("!") + 1 :]  # begins with what ends a message
+        stop = self.tokenizer.convert_ids_to_tokens(self.stop_ids[0])
+        return self.tokenizer.encode(rest.removeprefix(stop) if ended else rest, add_special_tokens=False)
+
+    def _refuse_forged(self, text: str, whose: str) -> None:
+        if forged := [token for token in self.tokenizer.all_special_tokens if token in text]:
+            raise DataError(
+                "special_token",
+                f"{whose}: its text contains {forged[0]!r}, which only the template may write; remove it from the row",
+            )
 
     def position_ids(self, expanded_ids: Sequence[int], media: Sequence[Media], num_response: int) -> torch.Tensor:
         """M-RoPE ids `[3, P + R]` (time, height, width) of a prompt and `num_response` text tokens after it.
