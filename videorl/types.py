@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 EQUAL_REWARDS = 1e-6
@@ -249,11 +250,12 @@ class Rollout:
     """One episode: the prompt's tokens, then every token of the response, the environment's turns included.
 
     `response_mask[i]` is 1 where the policy sampled `response_ids[i]`; there, and only there,
-    `rollout_log_probs[i]` is the engine's log-probability of it (0.0 elsewhere).
+    `rollout_log_probs[i]` is the engine's log-probability of it (0.0 elsewhere). Each run of ones is a turn; what
+    stands between two turns the environment wrote, one placeholder for each of the videos in `later`.
 
     `index` is its place among the rollouts of its prompt; in a second pass `parent` is the index of the rollout that
     this one goes back to. Of the reward: `terms` holds what each term gave, `failures` why a term could not read the
-    text, `abstained` why a term could not say anything.
+    text, `abstained` why a term could not say anything; `turn_rewards` is the part of it that each turn has earned.
     """
 
     prompt: RenderedPrompt
@@ -268,7 +270,9 @@ class Rollout:
     temperature: float = 1.0
     index: int = 0
     parent: int | None = None
+    later: tuple[Media, ...] = ()
     reward: float = 0.0
+    turn_rewards: tuple[float, ...] = ()
     terms: dict[str, float] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     abstained: dict[str, str] = field(default_factory=dict)
@@ -287,8 +291,16 @@ class Rollout:
                 f"Rollout of {self.prompt.prompt.id}: response_mask holds {sorted(set(self.response_mask))}; "
                 "it must be 0 or 1, and 1 at least once: a reward stands on the last token the policy sampled"
             )
+        if self.turn_rewards and len(self.turn_rewards) != self.num_turns:
+            raise ValueError(
+                f"Rollout of {self.prompt.prompt.id}: {len(self.turn_rewards)} turn_rewards for {self.num_turns} turns"
+            )
         if not math.isfinite(self.reward):
             raise ValueError(f"Rollout of {self.prompt.prompt.id}: reward {self.reward} is not finite")
+
+    @property
+    def num_turns(self) -> int:
+        return sum(1 for before, now in pairwise((0, *self.response_mask)) if now > before)
 
     @property
     def measured(self) -> dict[str, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -55,6 +57,25 @@ def test_rollouts_become_tensors(groups):
     assert batch.response_ids.dtype == torch.int64 and batch.response_mask.dtype == torch.bool
     assert len(batch) == 3 and batch.num_tokens == 4
     assert batch.row_tokens == [8 + 3, 8 + 1, 4 + 2]
+
+
+def test_rewards_of_turns_stand_at_their_ends():
+    group = make_group("p", [1.5, 0.0])
+    first = replace(
+        group.rollouts[0],
+        response_ids=(5, 6, 7, 8),
+        response_mask=(1, 1, 0, 1),
+        rollout_log_probs=(-1.0, -1.0, 0.0, -1.0),
+        turn_rewards=(0.2, 0.3),
+        later=(make_media("later", grid=(1, 4, 4)),),
+    )
+    batch = make_batch([replace(group, rollouts=(first, group.rollouts[1]))])
+    expected = torch.tensor([[0, 0.2, 0, 1.3], [0, 0, 0, 0]])
+    assert torch.allclose(batch.need("token_rewards"), expected)
+    assert batch.rows[0].later == first.later and batch.rows[1].later == ()
+    assert batch.row_tokens[0] == batch.rows[0].num_prompt_tokens + 4 + 3  # a video of 4 tokens in place of one
+    with pytest.raises(ValueError, match="3 turn_rewards for 2 turns"):
+        replace(first, turn_rewards=(0.2, 0.3, 0.0))
 
 
 def test_a_prompt_that_comes_twice_is_two_groups():

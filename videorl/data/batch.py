@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import torch
 
+from videorl.algorithms.turns import turn_ends
 from videorl.algorithms.verl import balanced_partitions
-from videorl.types import Media, RolloutGroup
+from videorl.types import Media, Rollout, RolloutGroup
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +111,7 @@ class Batch:
 
 
 def make_batch(groups: Sequence[RolloutGroup]) -> Batch:
-    """Rollouts to tensors. The reward of a rollout stands on the last token the policy sampled."""
+    """Rollouts to tensors. A turn's reward stands on its last token, the rest of a rollout's on the last of all."""
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     rows = tuple(
         Row(
@@ -119,6 +120,7 @@ def make_batch(groups: Sequence[RolloutGroup]) -> Batch:
             token_ids=group.prompt.token_ids,
             media=group.prompt.media,
             seen=rollout.seen,
+            later=rollout.later,
         )
         for number, group in enumerate(groups)
         for index, rollout in enumerate(group.rollouts)
@@ -130,8 +132,20 @@ def make_batch(groups: Sequence[RolloutGroup]) -> Batch:
         response_mask=mask,
         lengths=torch.tensor([len(rollout.response_ids) for rollout in rollouts]),
         rollout_log_probs=pad([rollout.rollout_log_probs for rollout in rollouts], torch.float32),
-        token_rewards=at_last_token(mask, torch.tensor([rollout.reward for rollout in rollouts])),
+        token_rewards=_token_rewards(mask, rollouts),
     )
+
+
+def _token_rewards(mask: torch.Tensor, rollouts: Sequence[Rollout]) -> torch.Tensor:
+    rest = [rollout.reward - sum(rollout.turn_rewards) for rollout in rollouts]
+    rewards = at_last_token(mask, torch.tensor(rest))
+    if any(rollout.turn_rewards for rollout in rollouts):
+        ends, there = turn_ends(mask)
+        turns = torch.zeros(ends.shape)
+        for row, rollout in enumerate(rollouts):
+            turns[row, : len(rollout.turn_rewards)] = torch.tensor(rollout.turn_rewards)
+        rewards.scatter_add_(1, ends, turns * there)
+    return rewards
 
 
 def at_last_token(response_mask: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
