@@ -33,6 +33,7 @@ def main(answers: str, *overrides: str) -> None:
         dtype=config.model.dtype,
         max_model_len=config.rollout.max_model_len,
         enforce_eager=True,
+        kv_cache_memory_bytes=2**30,
         limit_mm_per_prompt={"image": 0, "video": 1},
     )
     sampling = vllm.SamplingParams(
