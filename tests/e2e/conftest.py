@@ -130,7 +130,7 @@ def stack(workspace):
 
     # SGD: weights move by what the gradient says, which is what tests compare
     config = workspace.config(
-        "policy.optim.name=sgd", "policy.optim.lr=0.1", "policy.optim.warmup_steps=0", "cluster.num_cpus=32",
+        "policy.optim.name=sgd", "policy.optim.lr=0.1", "policy.optim.warmup_steps=0", "cluster.num_cpus=128",
         "cluster.placement=spread", "data.max_prompt_tokens=512", "rollout.max_model_len=640",
     )  # fmt: skip
     model = open_model(config.model)
