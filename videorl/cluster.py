@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
 import threading
 import time
 from typing import TYPE_CHECKING, Any, cast
@@ -18,6 +17,7 @@ os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # else a thread that outl
 import ray
 from ray.exceptions import GetTimeoutError
 
+from videorl.ending import end_on_sigterm
 from videorl.imports import fix_cpu_wheels
 
 fix_cpu_wheels()
@@ -82,9 +82,7 @@ class Cluster:
         self._owned = config.cluster.address == "local" and not ray.is_initialized()
         if not ray.is_initialized():
             ray.init(**options)
-        # Preemption ends a run as Ctrl-C does: `with` blocks close, workers stop, the last checkpoint stands. Only now,
-        # because Ray puts in a handler of its own, under which the process dies where it is.
-        signal.signal(signal.SIGTERM, _interrupt)
+        end_on_sigterm()  # only now: Ray has put in a handler of its own, under which the process dies where it is
         available = ray.cluster_resources()
         self.use_gpu = config.cluster.device == "cuda" or (
             config.cluster.device == "auto" and available.get("GPU", 0) > 0
@@ -172,13 +170,6 @@ class Cluster:
                         "raise it, or see the worker logs in Ray's session folder"
                     ) from None
                 print(f"{name} ready after {time.monotonic() - started:.0f} s", flush=True)
-
-
-def _interrupt(*_: object) -> None:
-    """As Ctrl-C, which a shell lets the programs ignore that it starts in the background."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        raise KeyboardInterrupt
-    signal.raise_signal(signal.SIGINT)
 
 
 def trainer_ranks(config: Config) -> list[int]:

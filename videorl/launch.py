@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from videorl import ending
 from videorl.algorithms.names import ADVANTAGES, FIXED_LOSS_AGG, LOSSES, advantage_needs, needs_group
 from videorl.config import Config, ConfigError, compose_config, configs_folder, load_config
 from videorl.imports import load_object
@@ -46,12 +47,14 @@ def main(run: Callable[[Config], None], config_name: str, argv: list[str] | None
 def _run(run: Callable[[Config], int | None], config: Config) -> int:
     try:
         return run(config) or 0
-    except KeyboardInterrupt:
-        print(f"stopped; the same command resumes {config.run.dir}", file=sys.stderr)
-        return 130
-    except DataError as error:  # what the user's own files cause needs a sentence, not a traceback
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) or ending.asked():
+            print(f"stopped; the same command resumes {config.run.dir}", file=sys.stderr)
+            return 130
+        if isinstance(error, DataError):  # what the user's own files cause needs a sentence, not a traceback
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        raise
 
 
 def _parser(description: str) -> argparse.ArgumentParser:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pickle
-import signal
 
 import pytest
 import ray
 
-from videorl.cluster import Cluster, _interrupt
+from videorl.cluster import Cluster
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +71,3 @@ def test_a_closed_cluster_gives_its_room_back(stack):
 def rooms() -> set[str]:
     """The ids of the placement groups that hold resources."""
     return {id for id, entry in ray.util.placement_group_table().items() if entry["state"] != "REMOVED"}
-
-
-@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN], ids=["foreground", "background"])
-def test_a_request_to_end_interrupts_also_what_a_shell_started_in_the_background(handler):
-    before = signal.signal(signal.SIGINT, handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            _interrupt()
-    finally:
-        signal.signal(signal.SIGINT, before)
