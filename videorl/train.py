@@ -33,7 +33,7 @@ from videorl.rollout.engine import Engines
 from videorl.rollout.passes import Passes
 from videorl.rollout.runner import Runner, Training
 from videorl.run import Run, StepLog
-from videorl.types import RenderedPrompt, RolloutGroup
+from videorl.types import Media, RenderedPrompt, RolloutGroup
 from videorl.workers.critic import Critic
 from videorl.workers.encoder import Encoders
 from videorl.workers.policy import Policy, Reference
@@ -62,6 +62,10 @@ class Job:
     def learners(self) -> dict[str, Policy | Critic]:
         return {"policy": self.policy} | ({"critic": self.critic} if self.critic else {})
 
+    def in_use(self, groups: Sequence[RolloutGroup]) -> list[Media]:
+        """What the store has to keep while these groups are trained on."""
+        return [item for prompt in (*self.exam, *(group.prompt for group in groups)) for item in prompt.media]
+
 
 def train(config: Config) -> None:
     """Post-train a video LLM with reinforcement learning."""
@@ -71,9 +75,7 @@ def train(config: Config) -> None:
                 with log.time("rollout"):  # 1. G responses per prompt, scored
                     groups = collect(job, step, log)
                 if step < config.total_steps:  # beside all that follows
-                    in_use = [*job.exam, *(group.prompt for group in groups)]
-                    clips = [item for prompt in in_use for item in prompt.media]
-                    job.prompts.look_ahead(config.rollout.prompts_per_step, job.encoders.ensure, clips)
+                    job.prompts.look_ahead(config.rollout.prompts_per_step, job.encoders.ensure, job.in_use(groups))
                 learn(job, groups, step, log)  # 2. to 5.
                 with log.time("weight_sync"):  # 6. the engines sample from the new policy
                     job.engines.load_weights(job.policy.publish(version=step))

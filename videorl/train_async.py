@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, wait
+from functools import partial
 
 from videorl.beside import begin
 from videorl.config import Config, ConfigError
@@ -31,19 +32,16 @@ def train_async(config: Config) -> None:
             ["algorithm.importance_cap: null, rollouts are one version old here and must be weighted for it; set 2.0"]
         )
     with start(config) as job:
-        coming: Future[Ahead] | None = None
+        coming: Future[Ahead | None] | None = None
         for step in range(job.step + 1, config.total_steps + 1):
             # 1. sampled beside the step before this one, whose results are saved by now; else sampled now, on policy
-            groups, gathered = (coming or _begin(job, step)).result()
+            groups, gathered = (coming and coming.result()) or _collect(job, step)
             with job.run.step(step) as log:
                 log.merge(gathered)
-                clips = [item for group in groups for item in group.prompt.media]
-                _keep(job, clips)
+                _keep(job, groups)
                 state = job.prompts.state()  # before the next prompts are taken: a checkpoint rolls them out again
-                in_use = [*clips, *(item for prompt in job.exam for item in prompt.media)]
-                last = step == config.total_steps
-                ahead = not last and job.prompts.fits_ahead(config.rollout.prompts_per_step, in_use)
-                coming = _begin(job, step + 1) if ahead else None
+                ahead = partial(_collect_beside, job, step + 1, job.in_use(groups))
+                coming = begin(ahead, "rollout") if step < config.total_steps else None
                 learn(job, groups, step, log, max_staleness=1)  # 2. to 5.
                 if coming:
                     _wait(coming)
@@ -54,28 +52,31 @@ def train_async(config: Config) -> None:
                 job.run.save(step, job.learners, state)
 
 
-def _begin(job: Job, step: int) -> Future[Ahead]:
-    def work() -> Ahead:
-        log = StepLog(step, lambda _: None)  # the live view shows the step that trains
-        with log.time("rollout"):
-            groups = collect(job, step, log)
-        return groups, log
-
-    return begin(work, "rollout")
+def _collect(job: Job, step: int) -> Ahead:
+    log = StepLog(step, lambda _: None)  # the live view shows the step that trains
+    with log.time("rollout"):
+        groups = collect(job, step, log)
+    return groups, log
 
 
-def _wait(coming: Future[Ahead]) -> None:
+def _collect_beside(job: Job, step: int, in_use: Sequence[Media]) -> Ahead | None:
+    """None where the store cannot hold the clips of this step beside those that are in use."""
+    fits = job.prompts.fits_ahead(job.config.rollout.prompts_per_step, in_use)
+    return _collect(job, step) if fits else None
+
+
+def _wait(coming: Future[Ahead | None]) -> None:
     """Until it is done, well or badly; how much of it was hidden stands in the line of the step that it is for."""
     started = time.perf_counter()
     wait([coming])
-    if not coming.exception():
-        _, log = coming.result()
+    if not coming.exception() and (ahead := coming.result()):
+        _, log = ahead
         log.value("rollout/hidden", 1 - min(1.0, (time.perf_counter() - started) / log.numbers["time/rollout"]))
 
 
-def _keep(job: Job, clips: Sequence[Media]) -> None:
+def _keep(job: Job, groups: Sequence[RolloutGroup]) -> None:
     """What an evaluation since the rollout has pushed out of the store is made again."""
-    for failure in job.encoders.ensure(clips).values():
+    for failure in job.encoders.ensure([item for group in groups for item in group.prompt.media]).values():
         raise DataError(failure.reason, f"a clip that was rolled out cannot be read any more: {failure}")
 
 

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from videorl.algorithms import verl
 from videorl.algorithms.names import VERL_PARAMETERS, advantage_needs, needs_group
+from videorl.algorithms.statistics import discounted_advantages, normalise_in_group, whiten
 from videorl.config import AlgorithmConfig
 from videorl.imports import load_object
-from videorl.types import EQUAL_REWARDS
 
 _SOURCES = {
     "values": "the critic's values [B, T]: configure a critic",
@@ -144,8 +144,8 @@ def gae(token_rewards: Tensor, values: Tensor, response_mask: Tensor, gamma: flo
     the two. After a row's last response token the value is 0, for cut-off responses too.
     Returns are the unwhitened advantages plus the values.
     """
-    advantages = _discounted_advantages(token_rewards, values, response_mask, gamma, lam)
-    return _whiten(advantages, response_mask), advantages + values
+    advantages = discounted_advantages(token_rewards, values, response_mask, gamma, lam)
+    return whiten(advantages, response_mask), advantages + values
 
 
 def grpo(token_rewards: Tensor, response_mask: Tensor, groups: np.ndarray, norm_by_std: bool) -> Estimate:
@@ -154,7 +154,7 @@ def grpo(token_rewards: Tensor, response_mask: Tensor, groups: np.ndarray, norm_
     r is the sum of a row's token rewards, std the sample standard deviation (n - 1). Without `norm_by_std` it is
     the advantage of Dr. GRPO. Equal rewards in a group give exactly 0.
     """
-    advantages = _normalise_in_group(token_rewards.sum(-1), groups, norm_by_std)[:, None] * response_mask
+    advantages = normalise_in_group(token_rewards.sum(-1), groups, norm_by_std)[:, None] * response_mask
     return advantages, advantages
 
 
@@ -177,23 +177,23 @@ def gdpo(
     total = torch.zeros_like(response_mask)  # [B, T]
     for term, weight in term_weights.items():
         rewards = term_rewards[term].to(response_mask)  # [B]
-        total += weight * _normalise_in_group(rewards, groups, norm_by_std)[:, None]
-    advantages = _whiten(total, response_mask) * response_mask
+        total += weight * normalise_in_group(rewards, groups, norm_by_std)[:, None]
+    advantages = whiten(total, response_mask) * response_mask
     return advantages, advantages
 
 
 def rloo(token_rewards: Tensor, response_mask: Tensor, groups: np.ndarray) -> Estimate:
     """RLOO (arXiv 2402.14740): r minus the mean reward of the group's other rows."""
     size = torch.from_numpy(np.bincount(groups)[groups]).to(token_rewards)  # [B]
-    centred = _normalise_in_group(token_rewards.sum(-1), groups, by_std=False)
+    centred = normalise_in_group(token_rewards.sum(-1), groups, by_std=False)
     advantages = (centred * size / (size - 1))[:, None] * response_mask
     return advantages, advantages
 
 
 def reinforce_plus_plus(token_rewards: Tensor, response_mask: Tensor, gamma: float) -> Estimate:
     """REINFORCE++ (arXiv 2501.03262): discounted reward-to-go over response tokens, whitened over the batch."""
-    returns = _discounted_advantages(token_rewards, torch.zeros_like(token_rewards), response_mask, gamma, lam=1.0)
-    return _whiten(returns, response_mask), returns
+    returns = discounted_advantages(token_rewards, torch.zeros_like(token_rewards), response_mask, gamma, lam=1.0)
+    return whiten(returns, response_mask), returns
 
 
 def reinforce_plus_plus_baseline(token_rewards: Tensor, response_mask: Tensor, groups: np.ndarray) -> Estimate:
@@ -201,8 +201,8 @@ def reinforce_plus_plus_baseline(token_rewards: Tensor, response_mask: Tensor, g
 
     Whitening shifts by the mean over tokens, so a group of equal rewards is at zero only where that mean is.
     """
-    centred = _normalise_in_group(token_rewards.sum(-1), groups, by_std=False)[:, None]
-    advantages = _whiten(centred * response_mask, response_mask) * response_mask
+    centred = normalise_in_group(token_rewards.sum(-1), groups, by_std=False)[:, None]
+    advantages = whiten(centred * response_mask, response_mask) * response_mask
     return advantages, advantages
 
 
@@ -217,34 +217,3 @@ _ESTIMATORS: dict[str, Callable[..., Estimate]] = {
     "reinforce_plus_plus": reinforce_plus_plus,
     "reinforce_plus_plus_baseline": reinforce_plus_plus_baseline,
 }
-
-
-def _normalise_in_group(rewards: Tensor, groups: np.ndarray, by_std: bool) -> Tensor:  # [B] -> [B]
-    group = torch.from_numpy(groups).to(rewards.device)
-    size = torch.bincount(group)  # [G]
-    mean = torch.zeros_like(size, dtype=rewards.dtype).index_add_(0, group, rewards) / size
-    centred = rewards - mean[group]
-    variance = torch.zeros_like(mean).index_add_(0, group, centred.square()) / (size - 1)
-    std = variance.sqrt()[group]
-    # Without this, dividing by a std made of rounding errors would turn equal rewards into advantages.
-    centred = torch.where(std < EQUAL_REWARDS, 0.0, centred)
-    return centred / (std + 1e-6) if by_std else centred
-
-
-def _discounted_advantages(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> Tensor:
-    advantages = torch.zeros_like(rewards)  # [B, T]
-    advantage = next_value = torch.zeros_like(rewards[:, 0])  # [B], of the next response token
-    for t in reversed(range(rewards.shape[1])):
-        delta = rewards[:, t] + gamma * next_value - values[:, t]
-        is_response = mask[:, t] > 0
-        advantage = torch.where(is_response, delta + gamma * lam * advantage, advantage)
-        next_value = torch.where(is_response, values[:, t], next_value)
-        advantages[:, t] = advantage * is_response
-    return advantages
-
-
-def _whiten(tensor: Tensor, mask: Tensor) -> Tensor:
-    count = mask.sum()
-    mean = (tensor * mask).sum() / count
-    variance = ((tensor - mean).square() * mask).sum() / (count - 1).clamp(min=1)
-    return (tensor - mean) * torch.rsqrt(variance + 1e-8)

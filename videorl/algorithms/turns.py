@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from videorl.algorithms.statistics import discounted_advantages, normalise_in_group
+
 
 def turn_ids(response_mask: Tensor) -> Tensor:
     """`[B, T]`: from 0, the turn of each response token; -1 elsewhere."""
@@ -39,14 +41,7 @@ def turn_advantages(
     ends, there = turn_ends(response_mask)
     rewards = token_rewards.gather(1, ends) * there
     at_end = values.gather(1, ends) * there
-    advantages = torch.zeros_like(rewards)
-    after = next_value = torch.zeros_like(rewards[:, 0])
-    for k in reversed(range(ends.shape[1])):
-        advantage = rewards[:, k] + gamma * next_value - at_end[:, k] + gamma * lam * after
-        after = torch.where(there[:, k], advantage, after)
-        next_value = torch.where(there[:, k], at_end[:, k], next_value)
-        advantages[:, k] = advantage * there[:, k]
-    return advantages, at_end, ends
+    return discounted_advantages(rewards, at_end, there, gamma, lam), at_end, ends
 
 
 def bilevel_gae(
@@ -100,21 +95,12 @@ def turn_grpo(
     """
     ends, there = turn_ends(response_mask)
     rewards = token_rewards.gather(1, ends) * there  # [B, K]
-    to_go = torch.zeros_like(rewards)
-    following = torch.zeros_like(rewards[:, 0])
-    for k in reversed(range(rewards.shape[1])):
-        following = rewards[:, k] + turn_gamma * following
-        to_go[:, k] = following
-    group = torch.from_numpy(groups)
-    count = int(group.max()) + 1
-    present = there.to(to_go)
-    size = torch.zeros(count, to_go.shape[1], dtype=to_go.dtype).index_add_(0, group, present)
-    mean = torch.zeros_like(size).index_add_(0, group, to_go * present) / size.clamp(min=1)
-    centred = (to_go - mean[group]) * present
-    variance = torch.zeros_like(size).index_add_(0, group, centred.square()) / (size - 1).clamp(min=1)
-    std = variance.sqrt()[group]
-    centred = torch.where((std < 1e-8) | (size[group] < 2), 0.0, centred)
-    advantage = centred / (std + 1e-6) if norm_by_std else centred
+    to_go = discounted_advantages(rewards, torch.zeros_like(rewards), there, turn_gamma, lam=1.0)
+    turns = groups[:, None] * ends.shape[1] + np.arange(ends.shape[1])  # [B, K], one number for a turn of a group
+    _, peers, size = np.unique(turns[there.numpy()], return_inverse=True, return_counts=True)
+    compared = normalise_in_group(to_go[there], peers, norm_by_std)
+    advantage = torch.zeros_like(to_go)
+    advantage[there] = torch.where(torch.from_numpy(size[peers]) > 1, compared, 0.0)
     ids = turn_ids(response_mask)
     advantages = advantage.gather(1, ids.clamp(min=0)) * (ids >= 0)
     return advantages, advantages

@@ -11,10 +11,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from videorl.answers.letters import list_options
 from videorl.envs.env import Outcome, Refused, Variant, VideoEnv, in_spans, right, set_iou, spread
 from videorl.envs.records import Action, Budget, Episode, Message, Score, Text
-from videorl.envs.tags import read_blocks, write_blocks
+from videorl.envs.tags import read_step, write_blocks
 
 BUDGET = Budget(initial=32, per_turn=16, max_turns=3, total=64, max_pixels=256 * 28 * 28)
 MAX_SELECTED = 64
@@ -38,12 +37,10 @@ class Earl(VideoEnv):
     # -- grammar -----------------------------------------------------------------------------------------------------
 
     def parse(self, response: str) -> Action:
-        blocks = read_blocks(response, ("think", "tool_call", "answer"))
-        if isinstance(blocks, str):
-            return Action(error=blocks)
-        if [name for name, _ in blocks] not in (["think", "tool_call"], ["think", "answer"]):
-            return Action(error="write <think>...</think>, then one <tool_call>...</tool_call> or <answer>X</answer>")
-        (_, think), (name, content) = blocks
+        step = read_step(response, "tool_call", "answer")
+        if isinstance(step, str):
+            return Action(error=step)
+        think, name, content = step
         if name == "answer":
             return Action(name="answer", args={"text": content}, think=think)
         frames = read_selection(content)
@@ -71,15 +68,16 @@ class Earl(VideoEnv):
         return self.grant(refs)
 
     def prompt(self, k: int) -> str:
-        asked = " ".join(filter(None, (self.task.question, list_options(self.task.options))))
-        left = self.selections - sum(turn.action.name == "select" and not turn.action.error for turn in self.turns)
+        left = self.selections - self._selected()
         select = f"<think>...</think><tool_call>{write_selection((1, 2))}</tool_call> to look around frames, or "
         ways = f"{select if left > 0 and k < self.budget.max_turns else ''}<think>...</think><answer>X</answer>"
-        return f"{asked}\nTurn {k} of {self.budget.max_turns}: {ways}"
+        return f"{self.question}\nTurn {k} of {self.budget.max_turns}: {ways}"
+
+    def _selected(self) -> int:
+        return sum("selected" in turn.info for turn in self.turns)
 
     def do_select(self, frames: list[int]) -> Outcome:
-        done = sum(turn.action.name == "select" and not turn.action.error for turn in self.turns)
-        if done == self.selections:
+        if self._selected() == self.selections:
             raise Refused(f"{self.selections} selections are all there are")
         if not all(1 <= frame <= len(self.view) for frame in frames):
             raise Refused(f"frames are 1 to {len(self.view)} of those shown last")

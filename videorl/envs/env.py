@@ -7,18 +7,15 @@ steps, rewards, the oracle and evaluation.
 
 from __future__ import annotations
 
-import hashlib
-import random
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from videorl.answers.answer import Failure
-from videorl.answers.letters import parse_letter
+from videorl.answers.letters import list_options, parse_letter
 from videorl.envs.records import (
     Action,
-    Box,
     Budget,
     Episode,
     FrameRef,
@@ -117,7 +114,6 @@ class VideoEnv:
 
     async def reset(self, task: Task, seed: int) -> tuple[Message, ...]:
         self.task, self.seed = task, seed
-        self.rng = random.Random(stable_seed(seed, task.id))
         self.turns: list[Turn] = []
         self.shown: list[FrameRef] = []
         self.tokens_used = 0
@@ -168,6 +164,11 @@ class VideoEnv:
             tokens_used=self.tokens_used,
         )
 
+    @property
+    def question(self) -> str:
+        """The task's question with its options."""
+        return " ".join(filter(None, (self.task.question, list_options(self.task.options))))
+
     # -- for actions -------------------------------------------------------------------------------------------------
 
     def do_answer(self, text: str) -> Outcome:
@@ -207,11 +208,6 @@ class VideoEnv:
         ]
 
 
-def stable_seed(seed: int, task_id: str) -> int:
-    """A seed by value: the same on every machine, in every process."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}|{task_id}".encode(), digest_size=8).digest(), "big")
-
-
 def spread(count: int, first: int, last: int) -> list[int]:
     """`count` indices evenly from `first` to `last`, both included; all of them where there are no more."""
     if last - first + 1 <= count:
@@ -240,16 +236,6 @@ def nearest(video: VideoHandle, seconds: float) -> int:
 def set_iou(found: set[int], gold: set[int]) -> float:
     """Shared over all; 0 where both are empty."""
     return len(found & gold) / len(found | gold) if found | gold else 0.0
-
-
-def box_iou(one: Box, other: Box) -> float:
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    shared = width * height
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
-    return shared / (sum(areas) - shared)
 
 
 def right(episode: Episode) -> float:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
-from videorl.answers.letters import list_options
 from videorl.envs.env import Outcome, Refused, Variant, VideoEnv, in_spans, nearest, right, spread
 from videorl.envs.records import Action, Budget, Episode, Message, Score, Text, Turn
-from videorl.envs.tags import read_blocks, write_blocks
+from videorl.envs.tags import read_step, write_blocks
 
 LONG = 300.0  # seconds: longer videos get more frames of fewer pixels
 BUDGET = Budget(initial=8, per_turn=8, max_turns=5, total=40, max_pixels=640 * 360)
@@ -51,12 +50,10 @@ class FrameThinker(VideoEnv):
     # -- grammar -----------------------------------------------------------------------------------------------------
 
     def parse(self, response: str) -> Action:
-        blocks = read_blocks(response, ("think", "action"))
-        if isinstance(blocks, str):
-            return Action(error=blocks)
-        if [name for name, _ in blocks] != ["think", "action"]:
-            return Action(error="write one <think>...</think> and one <action>...</action>")
-        think, content = blocks[0][1], blocks[1][1]
+        step = read_step(response, "action")
+        if isinstance(step, str):
+            return Action(error=step)
+        think, _, content = step
         found = _ACTION.fullmatch(content)
         if not found:
             return Action(think=think, error=f"{content[:60]!r} is no action")
@@ -90,11 +87,10 @@ class FrameThinker(VideoEnv):
         if k > 1:
             return f"Turn {k} of {self.budget.max_turns}."
         video = self.task.videos[0]
-        asked = " ".join(filter(None, (self.task.question, list_options(self.task.options))))
         return (
-            f"{asked}\nThe video has {video.num_frames} frames and lasts {_clock(round(video.duration))}. Write "
-            "<think>...</think><action>...</action> with one of: choose frames between A and B | get frame number at "
-            "time MM:SS | output answer: X"
+            f"{self.question}\nThe video has {video.num_frames} frames and lasts {_clock(round(video.duration))}. "
+            "Write <think>...</think><action>...</action> with one of: choose frames between A and B | get frame "
+            "number at time MM:SS | output answer: X"
         )
 
     def do_choose(self, first: int, last: int) -> Outcome:

@@ -41,5 +41,15 @@ def read_blocks(response: str, names: Sequence[str]) -> list[tuple[str, str]] | 
     return blocks or "the response is empty"
 
 
+def read_step(response: str, *names: str) -> tuple[str, str, str] | str:
+    """(thinking, name, content) of `<think>...</think>` and then one block of `names`; or why it is none."""
+    blocks = read_blocks(response, ("think", *names))
+    if isinstance(blocks, str):
+        return blocks
+    if len(blocks) != 2 or blocks[0][0] != "think" or blocks[1][0] == "think":
+        return f"write <think>...</think>, then one of {', '.join(f'<{name}>...</{name}>' for name in names)}"
+    return blocks[0][1], *blocks[1]
+
+
 def write_blocks(*blocks: tuple[str, str]) -> str:
     return "".join(f"<{name}>{content}</{name}>" for name, content in blocks)

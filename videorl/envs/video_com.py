@@ -9,19 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from videorl.answers.letters import list_options
 from videorl.envs.env import (
     Outcome,
     Refused,
     Variant,
     VideoEnv,
-    box_iou,
     in_spans,
     nearest,
     right,
     spread,
 )
 from videorl.envs.records import Action, Box, Budget, Episode, FrameRef, Message, Score, Text, VideoHandle
+from videorl.rewards.terms.boxes import iou
 
 BUDGET = Budget(initial=32, per_turn=16, max_turns=5, total=None, max_pixels=151_200)
 FRAME_PIXELS = 100_352
@@ -96,12 +95,15 @@ class VideoCoM(VideoEnv):
         labels = ", ".join(
             f"Frame-{place} in Segment-{self._segment_of(index)}" for place, index in enumerate(self.first, start=1)
         )
-        asked = " ".join(filter(None, (self.task.question, list_options(self.task.options))))
         ways = (
             "Think, then write one of: FIND_SEGMENT(what) = [i] | FIND_FRAME(what) = n | "
             "SPATIAL_ZOOM(what) = [left, top, right, bottom] | FINAL_ANSWER: X"
         )
-        parts = (Text(text=labels), self.grant(self.refs(self.first), as_video=True), Text(text=f"{asked}\n{ways}"))
+        parts = (
+            Text(text=labels),
+            self.grant(self.refs(self.first), as_video=True),
+            Text(text=f"{self.question}\n{ways}"),
+        )
         return (Message(role="user", parts=parts),)
 
     def _segment_of(self, index: int) -> int:
@@ -159,7 +161,7 @@ class VideoCoM(VideoEnv):
             inside = in_spans(video, evidence.spans)
             hits += [number in gold for number in segments] + [frame in inside for frame in frames]
         annotated = {nearest(video, seconds): box for seconds, box in evidence.boxes.items()}
-        hits += [box_iou(box, annotated[frame]) >= HIT for frame, box in boxes if frame in annotated]
+        hits += [iou(box, annotated[frame]) >= HIT for frame, box in boxes if frame in annotated]
         precision = sum(hits) / len(hits) if hits else 0.0
         counted = precision * (accuracy if self.gated else 1.0)
         return Score(

@@ -9,10 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from videorl.answers.letters import list_options
 from videorl.envs.env import Outcome, Refused, Variant, VideoEnv, in_spans, right, set_iou, spread
 from videorl.envs.records import Action, Budget, Episode, Message, Score, Text
-from videorl.envs.tags import read_blocks, write_blocks
+from videorl.envs.tags import read_step, write_blocks
 
 BUDGET = Budget(initial=16, per_turn=8, max_turns=3, total=32, max_pixels=128 * 14**2)
 FORMAT, GAIN = 0.1, 0.5
@@ -45,12 +44,10 @@ class VideoMTR(VideoEnv):
     # -- grammar -----------------------------------------------------------------------------------------------------
 
     def parse(self, response: str) -> Action:
-        blocks = read_blocks(response, ("think", "answer", "retrieve"))
-        if isinstance(blocks, str):
-            return Action(error=blocks)
-        if [name for name, _ in blocks] not in (["think", "answer"], ["think", "retrieve"]):
-            return Action(error="write <think>...</think>, then one <retrieve>a,b</retrieve> or <answer>X</answer>")
-        (_, think), (name, content) = blocks
+        step = read_step(response, "retrieve", "answer")
+        if isinstance(step, str):
+            return Action(error=step)
+        think, name, content = step
         if name == "answer":
             return Action(name="answer", args={"text": content}, think=think)
         found = _RANGE.fullmatch(content)
@@ -78,8 +75,7 @@ class VideoMTR(VideoEnv):
         ways = (
             f"<think>...</think><retrieve>a,b</retrieve> for frames between indices a and b of 0 to {last}, or {answer}"
         )
-        asked = " ".join(filter(None, (self.task.question, list_options(self.task.options))))
-        return f"{asked}\nTurn {k} of {self.budget.max_turns}. {answer if k == self.budget.max_turns else ways}"
+        return f"{self.question}\nTurn {k} of {self.budget.max_turns}. {answer if k == self.budget.max_turns else ways}"
 
     def do_retrieve(self, first: int, last: int) -> Outcome:
         highest = self.task.videos[0].num_frames - 1

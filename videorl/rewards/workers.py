@@ -162,7 +162,7 @@ class RewardWorkers:
         for name, slot in self._scorers.items():
             actor = slot.actor
             try:
-                calls = [actor.take_counts.remote()] + [actor.check.remote()] * check
+                calls = [actor.take_counts.remote()] + ([actor.check.remote()] if check else [])
                 answers = ray.get(calls, timeout=10 * self.deadline)
             except (RayActorError, RayTaskError, TimeoutError) as error:
                 logger.warning("rewards.terms.%s: its scorer does not answer: %s", name, _first_line(error))

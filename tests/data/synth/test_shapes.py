@@ -15,7 +15,7 @@ SMALL = ShapeRule(
     shapes=("square",), frames=(1, 4), per_frame=(1, 1), gap=0, size=(0.36, 0.36), area=1.0, stay=True, vivid=True
 )
 seeds = given(seed=st.integers(0, 2**32))
-few = settings(derandomize=True, deadline=None, max_examples=12)
+few = settings(derandomize=True, deadline=None, max_examples=30)
 
 
 @few
