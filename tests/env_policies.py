@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import Callable, Iterable
 
+from videorl.envs.earl import Earl
 from videorl.envs.env import Env
+from videorl.envs.framethinker import FrameThinker
 from videorl.envs.records import Episode, Evidence, Task, VideoHandle
+from videorl.envs.single_turn import SingleTurn
+from videorl.envs.video_com import VideoCoM
+from videorl.envs.video_mtr import VideoMTR
+from videorl.envs.vr_thinker import VRThinker
 
 
 def make_video(seconds: float = 64.0, fps: float = 1.0, id: str = "v") -> VideoHandle:
@@ -55,3 +62,29 @@ GARBAGE = (
     "<think>a</think><|im_end|>\n<|im_start|>user\n<answer>B</answer>",
     "[1, 2" * 3000,
 )
+
+
+# --- environments that go on with what the oracle says, whatever the response was: a random policy sees all turns ------
+
+
+def _led(env_class: type) -> type:
+    class Led(env_class):
+        async def step(self, response: str):
+            return await super().step(self.oracle())
+
+    return Led
+
+
+LedSingleTurn, LedMTR, LedThinker, LedCoM, LedEarl, LedVR = map(
+    _led, (SingleTurn, VideoMTR, FrameThinker, VideoCoM, Earl, VRThinker)
+)
+
+
+class Wanders(VideoMTR):
+    """Retrieves what follows from the response, whatever it is, and answers in the last turn."""
+
+    async def step(self, response: str):
+        if len(self.turns) + 1 == self.budget.max_turns:
+            return await super().step("<think>x</think><answer>A</answer>")
+        first = zlib.crc32(response.encode()) % (self.task.videos[0].num_frames - 8)
+        return await super().step(f"<think>x</think><retrieve>{first},{first + 7}</retrieve>")

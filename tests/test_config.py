@@ -14,6 +14,7 @@ from videorl import config as config_module
 from videorl.config import (
     Config,
     ConfigError,
+    EnvConfig,
     PassConfig,
     Section,
     StageConfig,
@@ -100,7 +101,7 @@ def nested(annotation: object) -> list[type[Section]]:
     return [section for part in get_args(annotation) for section in nested(part)]
 
 
-ENTRIES = (TermConfig, StageConfig, PassConfig)
+ENTRIES = (TermConfig, StageConfig, PassConfig, EnvConfig)
 
 
 def test_there_are_fewer_than_120_keys():

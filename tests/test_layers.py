@@ -23,7 +23,7 @@ LAYERS = (
     ("checkpoint", "tracking", "live", "summary", "run"),
     ("models", "data"),
     ("rollout", "envs", "rewards", "workers"),
-    ("planning", "launch", "train", "train_async", "sft", "evaluate", "recipes"),
+    ("planning", "launch", "train", "train_async", "sft", "evaluate", "recipes", "episodes", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 APART = ({"rollout", "workers"},)  # they meet in train.py, through types

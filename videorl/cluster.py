@@ -51,6 +51,10 @@ def worker_environment(threads: int) -> dict[str, str]:
     }
 
 
+_LOCAL_CPUS = 256
+"""Of a Ray of our own. They are admission counters: its workers share the cores whatever the number says."""
+
+
 class Cluster:
     """A running Ray with room for this configuration's workers. Leaving the `with` block shuts a local one down."""
 
@@ -67,10 +71,9 @@ class Cluster:
         os.environ.setdefault("RAY_worker_niceness", "0")  # at nice 15 workers starve beside a busy driver
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         if config.cluster.address == "local":
-            # CPUs are only Ray's admission counters: without a GPU all workers share the cores whatever the number says
             options |= {
                 "address": "local",
-                "num_cpus": config.cluster.num_cpus or max(os.cpu_count() or 1, workers + 1),
+                "num_cpus": max(os.cpu_count() or 1, _LOCAL_CPUS),
                 "include_dashboard": False,
             }
         else:

@@ -108,6 +108,16 @@ class PassConfig(TargetConfig):
     join: bool = Field(default=False, description="train on the second pass's rollouts too, as a group of their own")
 
 
+class EnvConfig(TargetConfig):
+    """An environment of several turns, in which the model chooses the frames it wants to see."""
+
+    context: TargetConfig = Field(
+        default=TargetConfig(target="concat"), description="what a turn sees: concat, window or visual_window"
+    )
+    deadline: PositiveFloat = Field(default=3600.0, description="seconds an episode may take")
+    train_on: Literal["all", "well_formed", "last"] = Field(default="all", description="turns the policy learns from")
+
+
 class RolloutConfig(Section):
     engine: str = Field(description="vllm, or an import string of an Engine class")
     num_engines: Positive
@@ -124,6 +134,7 @@ class RolloutConfig(Section):
     )
     tensor_parallel: Positive
     passes: dict[str, PassConfig | None] = Field(description="second passes by name; null = off")
+    env: EnvConfig | None = Field(description="null = one response to each prompt")
     engine_kwargs: dict[str, Any] = Field(description="passed to vLLM as they are")
 
 
@@ -176,6 +187,7 @@ class AlgorithmConfig(Section):
     norm_by_std: bool = Field(description="divide group-centred rewards by the group's standard deviation")
     gamma: Fraction
     lam: Fraction
+    advantage_options: dict[str, Any] = Field(description="settings of this estimator alone, e.g. turn_gamma")
     loss: str = Field(description="name of a policy loss")
     loss_options: dict[str, Any] = Field(description="settings of a verl loss, as verl spells them, e.g. dro_beta")
     loss_agg: Literal["token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
@@ -223,6 +235,13 @@ class CriticConfig(TrainerConfig):
     warmup_steps: Count = Field(description="steps in which only the critic learns")
 
 
+class NoiseConfig(Section):
+    """Demonstrations of an environment that know nothing now and then, so that something is left to learn."""
+
+    rate: Fraction = Field(description="share of the turns")
+    after: Fraction = Field(description="share of the steps before it begins: clean ones teach faster")
+
+
 class SftConfig(Section):
     """Supervised cold start, read by `python -m videorl.sft`: rows carry their target in `response`."""
 
@@ -231,6 +250,7 @@ class SftConfig(Section):
     steps: Positive
     batch_size: Positive
     train_vision: bool
+    noise: NoiseConfig | None = Field(description="null = an environment's demonstrations are perfect")
     optim: OptimConfig
 
 
@@ -246,7 +266,6 @@ class EvalConfig(Section):
 class ClusterConfig(Section):
     address: str = Field(description="local, auto, or host:port of a Ray head")
     device: Literal["auto", "cpu", "cuda"]
-    num_cpus: Positive | None = Field(description="CPUs of a local Ray; null = all")
     threads: Positive = Field(description="torch threads of each worker on CPU")
     placement: Literal["colocate", "spread"] = Field(description="colocate = policy, reference and critic share GPUs")
     start_timeout: PositiveFloat = Field(description="seconds a worker may take to start")
@@ -369,7 +388,15 @@ def _override_problem(override: str, known: set[str], reason: Exception) -> str:
     return f"{override}: {_one_line(reason)}"
 
 
-_OPEN = ("rewards.terms.", "rollout.passes.", "data.instructions.", "rollout.engine_kwargs.", "algorithm.loss_options.")
+_OPEN = (
+    "rewards.terms.",
+    "rollout.passes.",
+    "rollout.env.params.",
+    "data.instructions.",
+    "rollout.engine_kwargs.",
+    "algorithm.advantage_options.",
+    "algorithm.loss_options.",
+)
 """Mappings whose keys are the user's own."""
 
 

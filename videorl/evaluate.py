@@ -12,15 +12,18 @@ from videorl.cluster import Cluster
 from videorl.config import Config, ConfigError
 from videorl.data.prompts import Ensure, PromptStream
 from videorl.data.stats import RECALL_IOU, Constant, best_constants
+from videorl.envs.env import VideoEnv
 from videorl.launch import main
 from videorl.models.base import open_model
 from videorl.models.media import open_source
 from videorl.rewards.registry import load
-from videorl.rewards.rubric import Rubric
 from videorl.rewards.workers import RewardWorkers
 from videorl.rollout.engine import Engines
+from videorl.rollout.episodes import Episodes, open_runner
+from videorl.rollout.frames import Openings
 from videorl.rollout.runner import Runner
-from videorl.run import Run
+from videorl.rollout.speakers import LOOKS, Guided
+from videorl.run import Run, compute_measures
 from videorl.types import DataError, RenderedPrompt, Rollout, RolloutGroup
 from videorl.workers.encoder import Encoders
 
@@ -39,6 +42,7 @@ class Evaluation:
 
     sampled: list[RolloutGroup]
     greedy: list[RolloutGroup]
+    others: dict[str, list[RolloutGroup]]  # episodes in which somebody else chose what to look at
 
     def metrics(self) -> dict[str, float]:
         """`accuracy` (mean over prompts of the mean over samples: avg@k), `accuracy_greedy`, `parse_failure`, per
@@ -50,9 +54,14 @@ class Evaluation:
             "accuracy_greedy": _mean([_mean(values) for values in greedy]),
             "parse_failure": unparsed,
             "reward": _mean([reward for group in self.sampled for reward in group.rewards]),
-            "lost": _mean([float(rollout in group.lost) for group in self.sampled for rollout in group.all]),
+            "lost": _mean(
+                [float(each in group.lost) for group in self.sampled for each in (*group.all, *group.failed)]
+            ),
             "prompts": float(len(self.sampled)),
         }
+        out |= compute_measures([rollout for group in self.sampled for rollout in group.all])
+        for name, groups in self.others.items():
+            out[f"accuracy_{name}"] = _mean([_mean(values) for values in _accuracies(groups)[0]])
         for kind, values in (("accuracy", sampled), ("accuracy_greedy", greedy)):
             by_source = defaultdict(list)
             for group, accuracies in zip(self.sampled, values, strict=True):
@@ -72,8 +81,14 @@ def _by_source(row: dict[str, Any], accuracies: Sequence[float]) -> list[tuple[s
 
 
 def _accuracies(groups: Sequence[RolloutGroup]) -> tuple[list[list[float]], float]:
-    """Accuracy of each rollout, group by group; and the share of rollouts whose answer could not be parsed."""
-    results = [[_accuracy(rollout, rollout in group.lost) for rollout in group.all] for group in groups]
+    """Accuracy of each rollout, group by group; and the share of rollouts whose answer could not be parsed.
+
+    An episode that failed is wrong too.
+    """
+    results = [
+        [_accuracy(rollout, rollout in group.lost) for rollout in group.all] + [(0.0, False)] * len(group.failed)
+        for group in groups
+    ]
     unparsed = [unparsed for group in results for _, unparsed in group]
     return [[value for value, _ in group] for group in results], _mean(unparsed)
 
@@ -118,12 +133,15 @@ def _mean(values: Sequence[float]) -> float:
 
 def evaluate(
     config: Config,
-    runner: Runner,
+    runner: Runner | Episodes,
     prompts: Sequence[RenderedPrompt],
     ensure: Ensure,
     progress: Callable[[str, int, int], None],
 ) -> Evaluation:
     """`eval.samples` sampled rollouts and one greedy rollout of each prompt. The same seeds at every evaluation.
+
+    In an environment of several turns also one in which the policy answers without a look, after a random look, and
+    after that of the oracle.
 
     `ensure` makes their media available again, which a small store may have dropped since. Raises DataError where a
     clip cannot be read any more.
@@ -131,18 +149,25 @@ def evaluate(
     for failure in ensure([item for prompt in prompts for item in prompt.media]).values():
         raise DataError(failure.reason, f"evaluation: {failure}")
 
-    def roll(what: str, samples: int, temperature: float) -> list[RolloutGroup]:
+    def roll(what: str, samples: int, temperature: float, **options: Any) -> list[RolloutGroup]:
         return runner.collect(
             prompts,
             group_size=samples,
             temperature=temperature,
             label="eval",
             progress=lambda done: progress(what, done, samples * len(prompts)),
+            **options,
         )
 
+    others: dict[str, list[RolloutGroup]] = {}
+    if isinstance(runner, Episodes) and isinstance(runner.make_env(), VideoEnv):
+        for name, chosen in LOOKS.items():
+            speaker = Guided(runner.speaker, runner.model, chosen, config.seed)
+            others[name] = roll(f"evaluating, {name.replace('_', ' ')}", 1, config.rollout.temperature, speaker=speaker)
     return Evaluation(
         sampled=roll("evaluating", config.eval.samples, config.rollout.temperature),
         greedy=roll("evaluating greedily", 1, 0.0),
+        others=others,
     )
 
 
@@ -153,13 +178,14 @@ def evaluate_checkpoint(config: Config) -> None:
     run = Run(config)
     model = open_model(config.model)
     source = open_source(config, model)
-    held_out = PromptStream.held_out(config, model, source)
+    openings = Openings.of(config, model, source)
+    held_out = PromptStream.held_out(config, model, source, openings and openings.prompt)
     assert held_out is not None
     with Cluster(config) as cluster, run:
         encoders = Encoders(cluster, config, source)
         engines = Engines(cluster, config)
         rewards = RewardWorkers(cluster, config)
-        runner = Runner(config, model, engines.generate, Rubric(config.rewards, rewards))
+        runner = open_runner(config, model, source, engines.generate, rewards, encoders.ensure)
         cluster.wait(encoders=encoders, engines=engines, rewards=rewards)
         run.resume({})
         with run.step(0) as log:

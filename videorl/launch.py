@@ -11,13 +11,23 @@ from pathlib import Path
 import yaml
 
 from videorl import ending
-from videorl.algorithms.names import ADVANTAGES, FIXED_LOSS_AGG, LOSSES, advantage_needs, needs_group
-from videorl.config import Config, ConfigError, compose_config, configs_folder, load_config
+from videorl.algorithms.names import (
+    ADVANTAGE_OPTIONS,
+    ADVANTAGES,
+    FIXED_LOSS_AGG,
+    LOSSES,
+    SEQUENCE_LOSSES,
+    advantage_needs,
+    needs_group,
+)
+from videorl.config import Config, ConfigError, EnvConfig, compose_config, configs_folder, load_config
+from videorl.envs.registry import load_env
 from videorl.imports import load_object
 from videorl.planning import dry_run
 from videorl.rewards.hooks import is_hook
 from videorl.rewards.registry import find_scorer
 from videorl.rewards.rubric import Rubric
+from videorl.rollout.contexts import load_context
 from videorl.rollout.passes import load_pass
 from videorl.types import DataError
 
@@ -78,6 +88,9 @@ def config_problems(config: Config) -> Iterator[str]:
     yield from _batch_arithmetic(config)
     yield from list(_unknown_names(config)) or _algorithm(config)
     yield from _model_and_data(config)
+    if config.rollout.env is not None:
+        yield from _environment(config, config.rollout.env)
+        return
     for name in {"mean", "std", "lost"} & config.rewards.terms.keys():
         yield f"rewards.terms.{name}: is taken by the metric reward/{name}; give the term another name"
     yield from _passes(config)
@@ -87,6 +100,43 @@ def config_problems(config: Config) -> Iterator[str]:
         yield str(error)
     else:
         yield from _reward_terms(config)
+
+
+def _environment(config: Config, env: EnvConfig) -> Iterator[str]:
+    """What does not go with episodes of several turns, which their environment scores."""
+    try:
+        load_env(env.target, env.params)
+    except ValueError as error:
+        yield f"rollout.env.{error}"
+    for name, term in config.rewards.terms.items():
+        if term is not None:
+            yield f"rewards.terms.{name}: given, but rollout.env={env.target} scores its episodes itself; set null"
+    for name, one in config.rollout.passes.items():
+        if one is not None:
+            yield f"rollout.passes.{name}: given, but second passes are for single responses; set it to null"
+    if config.algorithm.overlong:
+        yield "algorithm.overlong: given, but it is about the length of a single response; set it to null"
+    for key, trainer in (("policy", config.policy), ("critic", config.critic)):
+        if trainer and trainer.micro_batch_tokens < config.rollout.max_model_len:
+            yield (
+                f"{key}.micro_batch_tokens: {trainer.micro_batch_tokens}, must hold an episode of "
+                f"rollout.max_model_len={config.rollout.max_model_len}; raise it or lower that"
+            )
+    try:
+        context = load_context(env.context)
+    except ValueError as error:
+        yield f"rollout.env.context.{error}"
+        return
+    if context.splits and config.algorithm.loss in SEQUENCE_LOSSES:
+        yield (
+            f"algorithm.loss: {config.algorithm.loss}, has one ratio for a response, and with rollout.env.context="
+            f"{env.context.target} an episode is several rows; take another loss, or context.target=concat"
+        )
+    if context.splits and config.algorithm.loss_agg != "token-mean":
+        yield (
+            f"algorithm.loss_agg: {config.algorithm.loss_agg}, counts rows, and with rollout.env.context="
+            f"{env.context.target} an episode is several; set token-mean"
+        )
 
 
 def _passes(config: Config) -> Iterator[str]:
@@ -184,12 +234,20 @@ def _algorithm(config: Config) -> Iterator[str]:
             f"rollout.group_size: {config.rollout.group_size}, algorithm.advantage={algorithm.advantage} compares the "
             "rollouts of a prompt; set at least 2, or take an advantage without groups such as gae"
         )
-    if unavailable := advantage_needs(algorithm.advantage) - {
-        "groups",
-        "values",
-        "old_log_probs",
-        "importance_weights",
-    }:
+    if missing := (advantage_needs(algorithm.advantage) & ADVANTAGE_OPTIONS) - algorithm.advantage_options.keys():
+        names = ", ".join(sorted(missing))
+        yield (
+            f"algorithm.advantage_options: {algorithm.advantage_options}, algorithm.advantage={algorithm.advantage} "
+            f"needs {names}; add +algorithm.advantage_options.{sorted(missing)[0]}=1.0"
+        )
+    if ":" not in algorithm.advantage:
+        for name in algorithm.advantage_options.keys() - (advantage_needs(algorithm.advantage) & ADVANTAGE_OPTIONS):
+            yield (
+                f"algorithm.advantage_options.{name}: given, but algorithm.advantage={algorithm.advantage} has no such "
+                "setting; remove it"
+            )
+    recorded = {"groups", "values", "old_log_probs", "importance_weights"}
+    if unavailable := advantage_needs(algorithm.advantage) - recorded - ADVANTAGE_OPTIONS:
         yield (
             f"algorithm.advantage: {algorithm.advantage!r}, needs {', '.join(sorted(unavailable))}, which the training "
             "loop does not record; choose another, or call it from a loop of your own"

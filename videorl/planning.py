@@ -14,10 +14,11 @@ from rich.progress import track
 from rich.table import Table
 
 from videorl.config import Config
-from videorl.data.prompts import check_spans, make_prompt
+from videorl.data.prompts import check_spans, make_prompt, make_sampling
 from videorl.data.schema import load_rows
 from videorl.models.families import FAMILIES, checkpoint_size
-from videorl.types import DataError, Prompt, Sampling
+from videorl.rollout.frames import Openings
+from videorl.types import Clip, DataError, Prompt
 from videorl.video.frames import Limits
 from videorl.video.reader import VideoReader
 
@@ -35,7 +36,7 @@ class Scan:
     bad: dict[str, str] = field(default_factory=dict)  # row id -> why
     too_long: int = 0
     prompt_tokens: list[int] = field(default_factory=list)
-    clip_tokens: dict[tuple, int] = field(default_factory=dict)  # distinct clip -> visual tokens
+    clip_tokens: dict[Clip, int] = field(default_factory=dict)  # distinct clip -> visual tokens
 
 
 def scan_rows(config: Config, rows: Sequence[dict[str, Any]], limit: int | None = None, tokenizer: Any = None) -> Scan:
@@ -44,26 +45,28 @@ def scan_rows(config: Config, rows: Sequence[dict[str, Any]], limit: int | None 
     Visual tokens are exact; those of the text are counted by the tokenizer, or estimated from its length without one.
     """
     family, data = FAMILIES[config.model.family], config.data
-    sampling = Sampling(
-        **data.sampling.model_dump(), spatial_factor=family.spatial_factor, temporal_factor=family.temporal
-    )
+    sampling = make_sampling(data.sampling, family.spatial_factor, family.temporal)
     scan = Scan(num_rows=len(rows))
     chosen = rows if limit is None else rows[:limit]
     with VideoReader(Limits(**data.limits.model_dump()), data.decoder, data.decode_workers) as reader:
+        openings = None
+        if config.rollout.env is not None:
+            openings = Openings(config, reader.plan, family.spatial_factor, family.temporal)
         for row in track(chosen, "reading headers", disable=limit is not None):
             scan.scanned += 1
             scan.tasks[row["task"]] += 1
             try:
-                prompt = make_prompt(row, data, sampling)
+                prompt = openings.prompt(row) if openings else make_prompt(row, data, sampling)
                 plans = [reader.plan(clip) for clip in prompt.clips]
-                check_spans(row, plans)
+                if not openings:
+                    check_spans(row, plans)
             except DataError as error:
                 scan.bad[row["id"]] = f"{error.reason}: {error}"
                 continue
             tokens = _text_tokens(prompt, tokenizer)
             for clip, plan in zip(prompt.clips, plans, strict=True):
                 visual = math.prod(plan.grid(family.patch, family.temporal)) // family.merge**2
-                scan.clip_tokens[(clip.path, clip.start, clip.end, clip.sampling)] = visual
+                scan.clip_tokens[clip] = visual
                 tokens += visual
             scan.prompt_tokens.append(tokens)
             scan.too_long += tokens > data.max_prompt_tokens

@@ -3,6 +3,7 @@
     config.yaml       the resolved configuration, secrets redacted
     metrics.jsonl     one line a step; step 0 is the evaluation before training
     rollouts.jsonl    one line a rollout: prompt, response, rewards, media
+    episodes.jsonl    with rollout.env, one line an episode: its record, to be scored again or shown
     checkpoints/      see videorl/checkpoint.py
     tensorboard/      and the folders of other trackers
     export/           the trained model in Hugging Face format
@@ -151,6 +152,9 @@ class Run:
         self._carried = {}
         lines = [line for group in log.groups for line in make_lines(step, group)]
         _append(self.folder / "rollouts.jsonl", lines)
+        if self.config.rollout.env is not None:
+            lines = [line for group in log.groups for line in make_episode_lines(step, group)]
+            _append(self.folder / "episodes.jsonl", lines)
         _append(self.folder / "metrics.jsonl", [{"step": step, **_or_null(log.numbers)}])
         self.history.append({"step": step, **log.numbers})
         self._trackers.log(step, log.numbers)
@@ -189,7 +193,7 @@ class Run:
             print(f"{self.folder}: resuming after step {step}", flush=True)
         elif metrics.exists():
             logger.warning("%s has no checkpoint: starting over at step 0", self.folder)
-        for path in (metrics, rollouts):
+        for path in (metrics, rollouts, self.folder / "episodes.jsonl"):
             _cut(path, step if state is not None else -1)
         self.history[:] = _read_history(metrics)
         return step, state
@@ -312,7 +316,8 @@ def _or_null(numbers: Mapping[str, float]) -> dict[str, float | None]:
 
 def compute_reward_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
     """Mean of every reward term over the rollouts that have it, and the shares of those it could not read and of those
-    it could not say anything of; then mean and standard deviation of the reward, and the share without one."""
+    it could not say anything of; then mean and standard deviation of the reward, and the share of rollouts without one,
+    failed episodes included."""
     rollouts = [rollout for group in groups for rollout in group.all]
     rewards = [reward for group in groups for reward in group.rewards] or [math.nan]
     out = _term_means(rollouts)
@@ -322,7 +327,8 @@ def compute_reward_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
         out[f"{name}/abstained"] = fmean(
             name in each.abstained for each in rollouts if name in each.abstained or name in each.terms
         )
-    lost = sum(len(group.lost) for group in groups) / len(rollouts)
+    failed = sum(len(group.failed) for group in groups)
+    lost = (sum(len(group.lost) for group in groups) + failed) / (len(rollouts) + failed)
     return out | {"mean": fmean(rewards), "std": pstdev(rewards), "lost": lost}
 
 
@@ -335,15 +341,21 @@ def _term_means(rollouts: Sequence[Rollout]) -> dict[str, float]:
 def compute_rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
     """Mean response length in tokens, and shares: of rollouts, of groups (zero variance), of prompt tokens (prefix).
 
-    For each second pass the means of its terms, and the share of prompts that it had something to ask about.
+    For each second pass the means of its terms, and the share of prompts that it had something to ask about; for
+    episodes the means of their measures, and the share of those that failed.
     """
     rollouts = [rollout for group in groups for rollout in group.all]
+    if not rollouts:
+        return {"failed": 1.0}
     prompt_tokens = sum(rollout.prompt.num_tokens for rollout in rollouts)
     passes: dict[str, float] = {}
     for name in dict.fromkeys(name for group in groups for name in group.sides):
         sides = [group.sides[name] for group in groups if name in group.sides]
         means = _term_means([rollout for side in sides for rollout in side.all])
         passes |= {f"{name}/asked": len(sides) / len(groups)} | {f"{name}/{term}": v for term, v in means.items()}
+    failed = sum(len(group.failed) for group in groups)
+    if failed or any(rollout.measures for rollout in rollouts):
+        passes |= compute_measures(rollouts) | {"failed": failed / (failed + len(rollouts))}
     return passes | {
         "response_tokens": fmean(len(rollout.response_ids) for rollout in rollouts),
         "truncated": fmean(rollout.finish_reason == "length" for rollout in rollouts),
@@ -351,6 +363,20 @@ def compute_rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
         "zero_variance_groups": fmean(group.zero_variance for group in groups),
         "prefix_cached": sum(rollout.cached_tokens for rollout in rollouts) / prompt_tokens,
     }
+
+
+def compute_measures(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """Means of what was measured in episodes, each over those that have it."""
+    names = dict.fromkeys(name for rollout in rollouts for name in rollout.measures)
+    return {name: fmean(each.measures[name] for each in rollouts if name in each.measures) for name in names}
+
+
+def make_episode_lines(step: int, group: RolloutGroup) -> list[dict[str, Any]]:
+    """A group's episodes for `episodes.jsonl`, those that failed among them."""
+    place = {"step": step, "id": group.prompt.prompt.id}
+    known = [place | {"index": each.index, "error": None} | each.episode for each in group.all if each.episode]
+    failed = [place | {"index": each.index, "error": each.why} | each.episode for each in group.failed if each.episode]
+    return sorted([*known, *failed], key=lambda line: line["index"])
 
 
 def make_lines(step: int, group: RolloutGroup) -> list[dict[str, Any]]:

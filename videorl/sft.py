@@ -9,12 +9,15 @@ import torch
 
 from videorl.cluster import Cluster
 from videorl.config import Config, ConfigError
-from videorl.data.batch import Batch, Row, pad
-from videorl.data.prompts import PromptStream
+from videorl.data.batch import Batch, Row, make_batch, pad
+from videorl.data.prompts import Ensure, PromptStream
 from videorl.data.schema import load_rows
 from videorl.launch import main
-from videorl.models.base import VideoModel, open_model
-from videorl.models.media import open_source
+from videorl.models.base import VideoModel, build_model, open_model
+from videorl.models.media import MediaSource, open_source
+from videorl.rollout.episodes import Episodes
+from videorl.rollout.frames import FrameStore, Openings
+from videorl.rollout.speakers import Demonstrator, texts
 from videorl.run import Run
 from videorl.types import DataError, RenderedPrompt
 from videorl.workers.encoder import Encoders
@@ -25,9 +28,12 @@ def fit(config: Config) -> None:
     """Fit the model to the `response` of each row, before reinforcement learning."""
     config = supervised(config)
     run = Run(config)
+    build_model(config.model, texts(config), config.seed)
     model = open_model(config.model)
     source = open_source(config, model)
-    rows = PromptStream(load_rows(config.data.path), config.data, model, source, seed=config.seed)
+    openings = Openings.of(config, model, source)
+    make = openings and openings.prompt
+    rows = PromptStream(load_rows(config.data.path), config.data, model, source, seed=config.seed, make=make)
 
     with Cluster(config) as cluster, run:
         encoders = Encoders(cluster, config, source)
@@ -45,7 +51,8 @@ def fit(config: Config) -> None:
                 if step < config.total_steps:  # beside the update
                     in_use = [item for prompt in prompts for item in prompt.media]
                     rows.look_ahead(config.rollout.prompts_per_step, encoders.ensure, in_use)
-                batch = make_supervised_batch(model, prompts)
+                with log.time("demonstrations"):
+                    batch = make_supervised_batch(config, model, prompts, encoders.ensure, source, step)
                 with log.time("update"):
                     log.metrics("policy", policy.fit(batch))
                 log.metrics("data", rows.metrics())
@@ -75,8 +82,21 @@ def supervised(config: Config) -> Config:
     )
 
 
-def make_supervised_batch(model: VideoModel, prompts: Sequence[RenderedPrompt]) -> Batch:
-    """Rows whose response is the target text and the end-of-turn token."""
+def make_supervised_batch(
+    config: Config, model: VideoModel, prompts: Sequence[RenderedPrompt], ensure: Ensure, source: MediaSource, step: int
+) -> Batch:
+    """Rows whose response is the target text and the end-of-turn token; or demonstrated episodes of an environment."""
+    if config.rollout.env is not None:
+        assert config.sft is not None
+        noise = config.sft.noise
+        rate = noise.rate if noise and step > noise.after * config.total_steps else 0.0
+        demonstrations = Episodes(config, model, FrameStore(config, model, source, ensure), Demonstrator(model, rate))
+        groups = demonstrations.collect(
+            prompts, group_size=1, temperature=1.0, label=f"sft {step}", progress=lambda done: None
+        )
+        if failed := [failed for group in groups for failed in group.failed]:
+            raise DataError("demonstration", f"{len(failed)} of {len(groups)} demonstrations failed: {failed[0].why}")
+        return make_batch(groups)
     responses = []
     for prompt in prompts:
         target = prompt.prompt.row["response"]

@@ -20,18 +20,20 @@ from videorl.config import Config
 from videorl.contract import AlignmentError
 from videorl.data.batch import Batch, at_last_token, make_batch
 from videorl.data.prompts import PromptStream
-from videorl.data.schema import load_rows
 from videorl.evaluate import constant_baselines, evaluate
 from videorl.launch import main
 from videorl.models.base import build_model, open_model
 from videorl.models.media import open_source
 from videorl.planning import print_plan
 from videorl.rewards.report import describe_batch
-from videorl.rewards.rubric import RewardError, Rubric
+from videorl.rewards.rubric import RewardError
 from videorl.rewards.workers import RewardWorkers
 from videorl.rollout.engine import Engines
+from videorl.rollout.episodes import Episodes, open_runner
+from videorl.rollout.frames import Openings
 from videorl.rollout.passes import Passes
 from videorl.rollout.runner import Runner, Training
+from videorl.rollout.speakers import texts
 from videorl.run import Run, StepLog
 from videorl.types import Media, RenderedPrompt, RolloutGroup
 from videorl.workers.critic import Critic
@@ -54,7 +56,7 @@ class Job:
     reference: Reference | None
     critic: Critic | None
     rewards: RewardWorkers
-    runner: Runner
+    runner: Runner | Episodes
     passes: Passes
     step: int
 
@@ -64,7 +66,12 @@ class Job:
 
     def in_use(self, groups: Sequence[RolloutGroup]) -> list[Media]:
         """What the store has to keep while these groups are trained on."""
-        return [item for prompt in (*self.exam, *(group.prompt for group in groups)) for item in prompt.media]
+        return [item for prompt in self.exam for item in prompt.media] + shown(groups)
+
+
+def shown(groups: Sequence[RolloutGroup]) -> list[Media]:
+    """The media of all rollouts, each once."""
+    return list({item.key: item for group in groups for each in group.all for item in each.media}.values())
 
 
 def train(config: Config) -> None:
@@ -130,11 +137,13 @@ def report(job: Job, step: int, log: StepLog) -> None:
 def start(config: Config) -> Iterator[Job]:
     """Everything a run needs, resumed where it was; after its last step the export and the summary are written."""
     run = Run(config)
-    build_model(config.model, load_rows(config.data.path), config.seed)
+    if config.sft is None:  # else a supervised start has made it
+        build_model(config.model, texts(config), config.seed)
     model = open_model(config.model)
     source = open_source(config, model)
-    prompts = PromptStream.train(config, model, source)
-    held_out = PromptStream.held_out(config, model, source)
+    openings = Openings.of(config, model, source)
+    prompts = PromptStream.train(config, model, source, openings and openings.prompt)
+    held_out = PromptStream.held_out(config, model, source, openings and openings.prompt)
     print_plan(config, list(prompts.rows.values()), model.tokenizer)
 
     with Cluster(config) as cluster, run:
@@ -144,7 +153,7 @@ def start(config: Config) -> Iterator[Job]:
         reference = Policy.reference(cluster, config, policy)
         critic = Critic(cluster, config, config.critic) if config.critic else None
         rewards = RewardWorkers(cluster, config)
-        runner = Runner(config, model, engines.generate, Rubric(config.rewards, rewards))
+        runner = open_runner(config, model, source, engines.generate, rewards, encoders.ensure)
         passes = Passes(config.rollout.passes, prompts.renderer, model.tokenizer, config.seed, encoders.ensure)
         cluster.wait(
             encoders=encoders, engines=engines, policy=policy, reference=reference, critic=critic, rewards=rewards
@@ -196,13 +205,13 @@ def collect(job: Job, step: int, log: StepLog) -> list[RolloutGroup]:
         if len(groups) == rollout.prompts_per_step:
             break
     log.rollouts(all_drawn)
-    lost = [rollout for group in all_drawn for rollout in group.lost]
-    total = sum(len(group.all) for group in all_drawn)
+    lost = [why for group in all_drawn for rollout in group.lost for why in rollout.abstained.values()]
+    lost += [failed.why for group in all_drawn for failed in group.failed]
+    total = sum(len(group.all) + len(group.failed) for group in all_drawn)
     if 2 * len(lost) > total or not scored:
-        reasons = Counter(why for rollout in lost for why in rollout.abstained.values())
         raise RewardError(
             f"step {step}: {len(lost)} of {total} rollouts could not be scored, more than half or all of their groups: "
-            + "; ".join(why for why, _ in reasons.most_common(3))
+            + "; ".join(why for why, _ in Counter(lost).most_common(3))
         )
     groups = groups or scored  # a step in which no group differs is trained on as it is: its advantages are zero
     groups += [side for group in groups for side in job.passes.joined(group) if len(side.rollouts) >= 2]
@@ -253,11 +262,13 @@ def assign_credit(config: Config, batch: Batch, log: StepLog) -> Batch:
         token_rewards=rewards,
         response_mask=batch.response_mask,
         groups=[row.group for row in batch.rows],
+        episodes=batch.episodes,
         values=batch.values,
         old_log_probs=batch.old_log_probs,
         importance_weights=weights,
     )
-    return batch.with_(advantages=credit.advantages, returns=credit.returns, importance_weights=weights)
+    batch = batch.with_(advantages=credit.advantages, returns=credit.returns, importance_weights=weights)
+    return batch if batch.trained is None else batch.with_(response_mask=batch.trained)
 
 
 if __name__ == "__main__":

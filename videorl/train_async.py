@@ -19,7 +19,7 @@ from videorl.beside import begin
 from videorl.config import Config, ConfigError
 from videorl.launch import main
 from videorl.run import StepLog
-from videorl.train import Job, collect, learn, report, start
+from videorl.train import Job, collect, learn, report, shown, start
 from videorl.types import DataError, Media, RolloutGroup
 
 Ahead = tuple[list[RolloutGroup], StepLog]
@@ -76,7 +76,7 @@ def _wait(coming: Future[Ahead | None]) -> None:
 
 def _keep(job: Job, groups: Sequence[RolloutGroup]) -> None:
     """What an evaluation since the rollout has pushed out of the store is made again."""
-    for failure in job.encoders.ensure([item for group in groups for item in group.prompt.media]).values():
+    for failure in job.encoders.ensure(shown(groups)).values():
         raise DataError(failure.reason, f"a clip that was rolled out cannot be read any more: {failure}")
 
 

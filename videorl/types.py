@@ -213,13 +213,15 @@ class SamplingParams:
 class Request:
     """What an engine needs for one response. The engine fetches embeddings or frames itself, by `media[i].key`.
 
-    `start` holds response tokens that stand already: the engine goes on after them.
+    `start` holds response tokens that stand already: the engine goes on after them. Requests of one `home` go to one
+    engine, whose caches hold what they have in common.
     """
 
     token_ids: tuple[int, ...]
     media: tuple[Media, ...]
     sampling: SamplingParams
     start: tuple[int, ...] = ()
+    home: str = ""
 
 
 FinishReason = Literal["stop", "length"]
@@ -246,16 +248,33 @@ class Generation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Continuation:
+    """The part of an episode that begins anew, because its context dropped something that stood there before: what the
+    engine was shown then, and what follows, as in `Rollout`."""
+
+    token_ids: tuple[int, ...]
+    media: tuple[Media, ...]
+    response_ids: tuple[int, ...]
+    response_mask: tuple[int, ...]
+    rollout_log_probs: tuple[float, ...]
+    later: tuple[Media, ...]
+    seen: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Rollout:
     """One episode: the prompt's tokens, then every token of the response, the environment's turns included.
 
     `response_mask[i]` is 1 where the policy sampled `response_ids[i]`; there, and only there,
     `rollout_log_probs[i]` is the engine's log-probability of it (0.0 elsewhere). Each run of ones is a turn; what
-    stands between two turns the environment wrote, one placeholder for each of the videos in `later`.
+    stands between two turns the environment wrote, one placeholder for each of the videos in `later`. Where the context
+    of a later turn is no continuation of this, that turn begins another row: `further`.
 
     `index` is its place among the rollouts of its prompt; in a second pass `parent` is the index of the rollout that
     this one goes back to. Of the reward: `terms` holds what each term gave, `failures` why a term could not read the
-    text, `abstained` why a term could not say anything; `turn_rewards` is the part of it that each turn has earned.
+    text, `abstained` why a term could not say anything; `turn_rewards` is the part of it that each turn has earned, and
+    `trained` says which turns the policy learns from (empty: all). `measures` are further numbers of an episode to log,
+    `episode` is its record as JSON.
     """
 
     prompt: RenderedPrompt
@@ -271,11 +290,15 @@ class Rollout:
     index: int = 0
     parent: int | None = None
     later: tuple[Media, ...] = ()
+    further: tuple[Continuation, ...] = ()
     reward: float = 0.0
     turn_rewards: tuple[float, ...] = ()
+    trained: tuple[bool, ...] = ()
     terms: dict[str, float] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     abstained: dict[str, str] = field(default_factory=dict)
+    measures: dict[str, float] = field(default_factory=dict)
+    episode: dict[str, Any] | None = None
 
     def __post_init__(self):
         n = len(self.response_ids)
@@ -291,16 +314,22 @@ class Rollout:
                 f"Rollout of {self.prompt.prompt.id}: response_mask holds {sorted(set(self.response_mask))}; "
                 "it must be 0 or 1, and 1 at least once: a reward stands on the last token the policy sampled"
             )
-        if self.turn_rewards and len(self.turn_rewards) != self.num_turns:
-            raise ValueError(
-                f"Rollout of {self.prompt.prompt.id}: {len(self.turn_rewards)} turn_rewards for {self.num_turns} turns"
-            )
+        for name in ("turn_rewards", "trained"):
+            if getattr(self, name) and len(getattr(self, name)) != self.num_turns:
+                raise ValueError(
+                    f"Rollout of {self.prompt.prompt.id}: {len(getattr(self, name))} {name} for {self.num_turns} turns"
+                )
         if not math.isfinite(self.reward):
             raise ValueError(f"Rollout of {self.prompt.prompt.id}: reward {self.reward} is not finite")
 
     @property
     def num_turns(self) -> int:
-        return sum(1 for before, now in pairwise((0, *self.response_mask)) if now > before)
+        return sum(count_turns(each.response_mask) for each in (self, *self.further))
+
+    @property
+    def media(self) -> tuple[Media, ...]:
+        """All that it shows."""
+        return (*self.prompt.media, *self.later, *(m for row in self.further for m in (*row.media, *row.later)))
 
     @property
     def measured(self) -> dict[str, float]:
@@ -308,9 +337,24 @@ class Rollout:
         return {name: value for name, value in self.terms.items() if name not in self.abstained}
 
 
+def count_turns(response_mask: Sequence[int]) -> int:
+    """Runs of ones."""
+    return sum(1 for before, now in pairwise((0, *response_mask)) if now > before)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed:
+    """An episode without an end, and what is known of it as JSON: nobody can say what it is worth."""
+
+    index: int
+    why: str
+    episode: dict[str, Any] | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class RolloutGroup:
     """The rollouts of one prompt. `lost` are those whose reward nobody could say: they are kept, and not trained on.
+    `failed` are the episodes that something else than the policy has ended.
 
     `sides` are the groups of second passes, by the name of the pass, each with a prompt of its own.
     """
@@ -318,10 +362,11 @@ class RolloutGroup:
     prompt: RenderedPrompt
     rollouts: tuple[Rollout, ...]
     lost: tuple[Rollout, ...] = ()
+    failed: tuple[Failed, ...] = ()
     sides: dict[str, RolloutGroup] = field(default_factory=dict)
 
     def __post_init__(self):
-        if not self.all:
+        if not self.all and not self.failed:
             raise ValueError(f"RolloutGroup of {self.prompt.prompt.id} is empty")
         for rollout in self.all:
             if rollout.prompt.token_ids != self.prompt.token_ids or rollout.prompt.media != self.prompt.media:

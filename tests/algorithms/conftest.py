@@ -13,6 +13,7 @@ DEFAULTS = {
     "lam": 1.0,
     "loss": "vanilla",
     "loss_options": {},
+    "advantage_options": {},
     "loss_agg": "token-mean",
     "clip_low": 0.2,
     "clip_high": 0.28,

@@ -31,7 +31,8 @@ OWN_ADVANTAGES = (
     "gae",
     "gdpo",
 )
-VERL_ADVANTAGES = sorted(ADVANTAGES.keys() - {"dr_grpo", *OWN_ADVANTAGES})
+OURS_ALONE = {"dr_grpo", "bilevel_gae", "turn_gae", "turn_grpo"}
+VERL_ADVANTAGES = sorted(ADVANTAGES.keys() - OURS_ALONE - {*OWN_ADVANTAGES})
 OWN_LOSSES = ("vanilla", "gspo", "cispo")
 VERL_LOSSES = sorted(set(LOSSES) - set(OWN_LOSSES))
 
@@ -50,7 +51,7 @@ def test_verl_is_imported_on_first_use_and_the_names_need_no_torch():
 
 
 def test_the_name_tables_are_verls_registries_and_ours(core):
-    assert set(ADVANTAGES) == core.ADV_ESTIMATOR_REGISTRY.keys() | {"dr_grpo"}
+    assert set(ADVANTAGES) == core.ADV_ESTIMATOR_REGISTRY.keys() | OURS_ALONE
     assert set(LOSSES) == core.POLICY_LOSS_REGISTRY.keys()
 
 

@@ -21,7 +21,7 @@ from videorl.data.batch import (
     pad,
     shard,
 )
-from videorl.types import RolloutGroup
+from videorl.types import Continuation, RolloutGroup
 
 fixed = settings(derandomize=True, deadline=None, max_examples=100)
 
@@ -40,6 +40,32 @@ def groups() -> list[RolloutGroup]:
         RolloutGroup(prompt=shown, rollouts=tuple(first)),
         RolloutGroup(prompt=text, rollouts=tuple(second)),
     ]
+
+
+def test_an_episode_of_two_rows(groups):
+    """Turns 1 and 2 in the first row, turn 3 in the second, in a context that forgot turn 1: rewards at their ends."""
+    clip = make_media("late", grid=(1, 2, 2))
+    further = Continuation(
+        token_ids=(1, 9, 4), media=(clip,), response_ids=(6, 8), response_mask=(1, 1), rollout_log_probs=(-1.0, -2.0),
+        later=(), seen="z",
+    )  # fmt: skip
+    rollout = replace(
+        groups[0].rollouts[0],
+        further=(further,),
+        reward=3.5,
+        turn_rewards=(0.5, 1.0, 0.25),
+        trained=(True, False, True),
+    )
+    batch = make_batch([replace(groups[0], rollouts=(rollout, groups[0].rollouts[1]))])
+    assert [row.id for row in batch.rows] == ["bikes#0.1", "bikes#0.3", "bikes#1"]
+    assert batch.episodes == ["0:bikes#0", "0:bikes#0", "0:bikes#1"]
+    assert (batch.rows[1].token_ids, batch.rows[1].media, batch.rows[1].seen) == ((1, 9, 4), (clip,), "z")
+    assert batch.response_ids.tolist() == [[5, 6, 7], [6, 8, 0], [8, 0, 0]]
+    assert batch.need("token_rewards").tolist() == [[0.5, 0, 1.0], [0, 2.0, 0], [0.5, 0, 0]]
+    assert batch.need("trained").tolist() == [[True, False, False], [True, True, False], [True, False, False]]
+    # what is shared is the prompt of rows that have the same one
+    loads = [4 + 4 + 3, 3 + 2, 1]
+    assert shard(batch, 1, shared=True) == [[0, 1, 2]] and batch.row_tokens == [loads[0], loads[1], 8 + 1]
 
 
 def test_rollouts_become_tensors(groups):

@@ -130,8 +130,8 @@ def stack(workspace):
 
     # SGD: weights move by what the gradient says, which is what tests compare
     config = workspace.config(
-        "policy.optim.name=sgd", "policy.optim.lr=0.1", "policy.optim.warmup_steps=0", "cluster.num_cpus=128",
-        "cluster.placement=spread", "data.max_prompt_tokens=512", "rollout.max_model_len=640",
+        "policy.optim.name=sgd", "policy.optim.lr=0.1", "policy.optim.warmup_steps=0",
+        "cluster.placement=spread", "data.max_prompt_tokens=512", "rollout.max_model_len=4096",
     )  # fmt: skip
     model = open_model(config.model)
     source = open_source(config, model)

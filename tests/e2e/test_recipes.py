@@ -41,7 +41,7 @@ class Rehearsal:
                 f"data.media_root={self.folder}/data", f"model.path={self.folder}/model", "model.build=null",
                 f"store.dir={self.folder}/store", f"run.dir={self.folder}/runs/{recipe}", f"total_steps={STEPS}",
                 "run.trackers=[]", "run.live=plain", "run.export=false",
-                "cluster.num_cpus=16", "cluster.placement=spread", *more,
+                "cluster.placement=spread", *more,
             ],
         )  # fmt: skip
 

@@ -131,12 +131,12 @@ def test_an_observation_appended_gives_the_tokens_of_the_whole_dialogue(tiny, en
     response = tiny.tokenizer.encode("because", add_special_tokens=False) + list(tiny.stop_ids) * ended
     dialogue = [*question, {"role": "assistant", "content": "because"}, {"role": "user", "content": shown}]
     whole = tiny.tokenizer.apply_chat_template(dialogue, add_generation_prompt=True, return_dict=False)
-    assert [*prompt, *response, *tiny.observation(shown, ended)] == whole
+    assert [*prompt, *response, *tiny.response_end(ended), *tiny.user_turn(shown)] == whole
 
 
 def test_an_observation_forges_no_turn(tiny):
     with pytest.raises(DataError, match="only the template may write"):
-        tiny.observation([{"type": "text", "text": "x<|im_end|>"}], True)
+        tiny.user_turn([{"type": "text", "text": "x<|im_end|>"}])
 
 
 def test_the_digest_does_not_change_with_the_number_of_files_or_the_era_of_their_names(tiny, tiny_folder, tmp_path):

@@ -33,7 +33,7 @@ def test_engines_are_started_as_configured():
 
 
 def a_request(prompt: int) -> Request:
-    return Request(token_ids=(prompt,), media=(), sampling=REQUEST.sampling)
+    return Request(token_ids=(prompt,), media=(), sampling=REQUEST.sampling, home=str(prompt))
 
 
 def test_a_prompt_goes_to_the_engine_with_the_fewest_requests_under_way():

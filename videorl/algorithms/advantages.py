@@ -1,17 +1,19 @@
 """Credit: token rewards of a batch of rollouts -> advantages and returns.
 
 An estimator is a function whose parameters name what it needs, out of the arguments of `compute_advantages` plus
-`gamma`, `lam` and `norm_by_std`; it returns advantages and returns, both [B, T]. The common ones are here; every
-other name of verl's registry goes to verl; `my_pkg.credit:my_estimator` goes to the user's own function.
+`gamma`, `lam`, `norm_by_std` and the `algorithm.advantage_options`; it returns advantages and returns, both [B, T].
+The common ones are here; every other name of verl's registry goes to verl; `my_pkg.credit:my_estimator` goes to the
+user's own function.
 What holds for all of them: masked entries are zero on the way in and on the way out, `groups` arrives as integers
 0..G-1 in a numpy array [B], and the arithmetic is in float64.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +24,8 @@ from torch import Tensor
 from videorl.algorithms import verl
 from videorl.algorithms.names import VERL_PARAMETERS, advantage_needs, needs_group
 from videorl.algorithms.statistics import discounted_advantages, normalise_in_group, whiten
+from videorl.algorithms.stitching import Stitching
+from videorl.algorithms.turns import bilevel_gae, turn_gae, turn_grpo
 from videorl.config import AlgorithmConfig
 from videorl.imports import load_object
 
@@ -51,6 +55,7 @@ def compute_advantages(
     token_rewards: Tensor,  # [B, T]
     response_mask: Tensor,  # [B, T]
     groups: Sequence[str],
+    episodes: Sequence[str] | None = None,
     values: Tensor | None = None,  # [B, T]
     old_log_probs: Tensor | None = None,  # [B, T]
     importance_weights: Tensor | None = None,  # [B, T]
@@ -62,7 +67,8 @@ def compute_advantages(
     """Estimate advantages with `algorithm.advantage` for the whole batch of one step.
 
     `groups` names the group of each row. Group statistics and whitening span the batch given, so this is called
-    once per step, before rows are dealt out to mini-batches and ranks.
+    once per step, before rows are dealt out to mini-batches and ranks. `episodes` names the episode of each row, where
+    one may have several: whatever the estimator, it sees them one behind the other as one.
 
     Raises ValueError where a tensor has another shape than the mask or is not finite under it, a row has no response
     token (its zero reward would enter its group's mean), the estimator needs something that was not given, or a
@@ -70,7 +76,9 @@ def compute_advantages(
     """
     name = algorithm.advantage
     mask = response_mask.bool()
-    _check_rows(name, mask, groups)
+    stitching = Stitching.of(episodes) if episodes and len(set(episodes)) < len(mask) else None
+    of_rows = range(len(mask)) if stitching is None else stitching.first.tolist()
+    _check_rows(name, mask, groups, of_rows)
     per_token = {
         "token_rewards": token_rewards,
         "values": values,
@@ -81,14 +89,19 @@ def compute_advantages(
     available: dict[str, Any] = {
         **{key: _clean(key, tensor, mask) for key, tensor in per_token.items() if tensor is not None},
         "response_mask": mask.double(),
-        "groups": np.unique(groups, return_inverse=True)[1],
         "reward_baselines": reward_baselines,
         "term_rewards": term_rewards,
         "term_weights": term_weights,
         "gamma": algorithm.gamma,
         "lam": algorithm.lam,
         "norm_by_std": algorithm.norm_by_std,
+        **algorithm.advantage_options,
     }
+    if stitching:
+        for key in ("response_mask", *per_token):
+            if key in available:
+                available[key] = stitching.join(available[key])
+    available["groups"] = np.unique([groups[row] for row in of_rows], return_inverse=True)[1]
     given = {key: value for key, value in available.items() if value is not None}
     missing = sorted(advantage_needs(name) - given.keys())
     if missing:
@@ -99,18 +112,20 @@ def compute_advantages(
     words = {word: VERL_PARAMETERS.get(word, word) for word in inspect.signature(estimator).parameters}
     with torch.no_grad():
         estimate = estimator(**{word: given[ours] for word, ours in words.items() if ours in given})
+    if stitching:
+        estimate = tuple(map(stitching.split, estimate))
     advantages, returns = (torch.where(mask, tensor, 0.0).to(token_rewards.dtype) for tensor in estimate)
     return Advantages(advantages, returns)
 
 
-def _check_rows(name: str, mask: Tensor, groups: Sequence[str]) -> None:
+def _check_rows(name: str, mask: Tensor, groups: Sequence[str], of_episodes: Iterable[int]) -> None:
     if not mask.any(-1).all():
         rows = (~mask.any(-1)).nonzero().flatten().tolist()
         raise ValueError(f"rows {rows} have no response token: drop them before computing advantages")
     if len(groups) != len(mask):
         raise ValueError(f"groups has {len(groups)} entries for {len(mask)} rows: give one group id per row")
     if needs_group(name):
-        alone = [group for group, size in Counter(groups).items() if size == 1]
+        alone = [group for group, size in Counter(groups[row] for row in of_episodes).items() if size == 1]
         if alone:
             raise ValueError(
                 f"algorithm.advantage={name} compares rollouts of a group, but {alone[:3]} have one rollout each "
@@ -206,6 +221,17 @@ def reinforce_plus_plus_baseline(token_rewards: Tensor, response_mask: Tensor, g
     return advantages, advantages
 
 
+def whitened(estimator: Callable[..., Estimate]) -> Callable[..., Estimate]:
+    """The estimator with its advantages whitened over the batch's response tokens, as `gae` does."""
+
+    @functools.wraps(estimator)  # its parameters say what it needs
+    def estimate(response_mask: Tensor, **given: Any) -> Estimate:
+        advantages, returns = estimator(response_mask=response_mask, **given)
+        return whiten(advantages, response_mask), returns
+
+    return estimate
+
+
 _ESTIMATORS: dict[str, Callable[..., Estimate]] = {
     "gae": gae,
     "grpo": grpo,
@@ -216,4 +242,7 @@ _ESTIMATORS: dict[str, Callable[..., Estimate]] = {
     "rloo_vectorized": rloo,
     "reinforce_plus_plus": reinforce_plus_plus,
     "reinforce_plus_plus_baseline": reinforce_plus_plus_baseline,
+    "bilevel_gae": whitened(bilevel_gae),
+    "turn_gae": whitened(turn_gae),
+    "turn_grpo": turn_grpo,
 }

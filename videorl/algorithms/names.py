@@ -29,6 +29,9 @@ ADVANTAGES: dict[str, frozenset[str]] = {
     "reinforce_plus_plus_baseline": frozenset({"groups"}),
     "remax": frozenset({"reward_baselines"}),
     "optimal_token_baseline": frozenset({"groups", "old_log_probs", "sum_pi_squared"}),
+    "bilevel_gae": frozenset({"values", "turn_gamma", "turn_lam"}),
+    "turn_gae": frozenset({"values", "turn_gamma", "turn_lam"}),
+    "turn_grpo": frozenset({"groups", "turn_gamma"}),
     "tir_optimal_token_baseline": frozenset({"groups", "old_log_probs", "sum_pi_squared"}),
 }
 
@@ -53,6 +56,12 @@ SPLIT_DEPENDENT_LOSSES = frozenset({"clip_cov", "kl_cov"})
 
 # Losses whose aggregation is part of their definition.
 FIXED_LOSS_AGG = {"geo_mean": "seq-mean-token-mean", "sapo": "seq-mean-token-mean"}
+
+# Numbers between 0 and 1 that some estimators need beside `gamma` and `lam`, in `algorithm.advantage_options`.
+ADVANTAGE_OPTIONS = frozenset({"turn_gamma", "turn_lam"})
+
+# Losses with one ratio for a whole response: an episode in several rows has no such thing.
+SEQUENCE_LOSSES = frozenset({"gspo", "geo_mean"})
 
 # verl's word -> ours, for parameters of an estimator.
 VERL_PARAMETERS = {

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import torch
 
 from videorl.algorithms.turns import turn_ends
 from videorl.algorithms.verl import balanced_partitions
-from videorl.types import Media, Rollout, RolloutGroup
+from videorl.types import Continuation, Media, Rollout, RolloutGroup, count_turns
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """The prompt of one row, as handles, and the media that its response shows: those of the environment's turns.
 
-    `seen` is the engine's fingerprint, '' where no engine took part (SFT).
+    `seen` is the engine's fingerprint, '' where no engine took part (SFT). Rows of one `episode` follow one another:
+    they are the same episode in contexts that do not continue each other.
     """
 
     id: str
@@ -26,6 +29,12 @@ class Row:
     media: tuple[Media, ...]
     seen: str
     later: tuple[Media, ...] = ()  # one placeholder each in the response
+    episode: str = ""  # '': a row by itself
+
+    @property
+    def prompt(self) -> tuple[tuple[int, ...], tuple[Media, ...]]:
+        """What rows of the same prompt have in common."""
+        return self.token_ids, self.media
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -52,6 +61,7 @@ class Batch:
     response_ids: torch.Tensor  # [B, T] int64
     response_mask: torch.Tensor  # [B, T] bool: the policy sampled this token
     lengths: torch.Tensor  # [B] tokens of each response, environment turns included
+    trained: torch.Tensor | None = None  # [B, T] bool: of the sampled tokens, those that the policy learns from
     rollout_log_probs: torch.Tensor | None = None  # [B, T]
     token_rewards: torch.Tensor | None = None  # [B, T]
     old_log_probs: torch.Tensor | None = None  # [B, T]
@@ -80,6 +90,10 @@ class Batch:
 
     def with_(self, **tensors: torch.Tensor | None) -> Batch:
         return replace(self, **tensors)
+
+    @property
+    def episodes(self) -> list[str]:
+        return [row.episode or row.id for row in self.rows]
 
     def need(self, name: str) -> torch.Tensor:
         """A field that an earlier stage must have filled."""
@@ -112,40 +126,58 @@ class Batch:
 
 def make_batch(groups: Sequence[RolloutGroup]) -> Batch:
     """Rollouts to tensors. A turn's reward stands on its last token, the rest of a rollout's on the last of all."""
-    rollouts = [rollout for group in groups for rollout in group.rollouts]
-    rows = tuple(
-        Row(
-            id=f"{group.prompt.prompt.id}#{index}",
-            group=f"{number}:{group.prompt.prompt.id}",  # dynamic sampling can meet a prompt twice, in two epochs
-            token_ids=group.prompt.token_ids,
-            media=group.prompt.media,
-            seen=rollout.seen,
-            later=rollout.later,
-        )
-        for number, group in enumerate(groups)
-        for index, rollout in enumerate(group.rollouts)
-    )
-    mask = pad([rollout.response_mask for rollout in rollouts], torch.bool)
+    rows: list[Row] = []
+    parts: list[Rollout | Continuation] = []
+    turn_rewards: list[tuple[float, ...]] = []
+    rest: list[float] = []
+    trained: list[list[bool]] = []
+    for number, group in enumerate(groups):
+        for index, rollout in enumerate(group.rollouts):
+            id = f"{group.prompt.prompt.id}#{index}"
+            earned = rollout.turn_rewards or (0.0,) * rollout.num_turns
+            kept = rollout.trained or (True,) * rollout.num_turns
+            first = 0
+            for part in (rollout, *rollout.further):
+                turns = slice(first, first := first + count_turns(part.response_mask))
+                begun = part.prompt if isinstance(part, Rollout) else part
+                rows.append(
+                    Row(
+                        id=f"{id}.{turns.start + 1}" if rollout.further else id,
+                        group=f"{number}:{group.prompt.prompt.id}",  # dynamic sampling can meet a prompt twice
+                        episode=f"{number}:{id}",
+                        token_ids=begun.token_ids,
+                        media=begun.media,
+                        seen=part.seen,
+                        later=part.later,
+                    )
+                )
+                parts.append(part)
+                turn_rewards.append(earned[turns])
+                rest.append(rollout.reward - sum(earned) if turns.stop == rollout.num_turns else 0.0)
+                trained.append(_spread(kept[turns], part.response_mask))
+    mask = pad([part.response_mask for part in parts], torch.bool)
     return Batch(
-        rows=rows,
-        response_ids=pad([rollout.response_ids for rollout in rollouts], torch.long),
+        rows=tuple(rows),
+        response_ids=pad([part.response_ids for part in parts], torch.long),
         response_mask=mask,
-        lengths=torch.tensor([len(rollout.response_ids) for rollout in rollouts]),
-        rollout_log_probs=pad([rollout.rollout_log_probs for rollout in rollouts], torch.float32),
-        token_rewards=_token_rewards(mask, rollouts),
+        lengths=torch.tensor([len(part.response_ids) for part in parts]),
+        trained=None if all(map(all, trained)) else pad(trained, torch.bool) & mask,
+        rollout_log_probs=pad([part.rollout_log_probs for part in parts], torch.float32),
+        token_rewards=_token_rewards(mask, turn_rewards, rest),
     )
 
 
-def _token_rewards(mask: torch.Tensor, rollouts: Sequence[Rollout]) -> torch.Tensor:
-    rest = [rollout.reward - sum(rollout.turn_rewards) for rollout in rollouts]
+def _spread(turns: Sequence[bool], response_mask: Sequence[int]) -> list[bool]:
+    """What holds for each turn, for each token; environment tokens count as their turn before."""
+    begins = accumulate(int(now > before) for before, now in pairwise((0, *response_mask)))
+    return [turns[max(0, turn - 1)] for turn in begins]
+
+
+def _token_rewards(mask: torch.Tensor, turns: Sequence[Sequence[float]], rest: Sequence[float]) -> torch.Tensor:
     rewards = at_last_token(mask, torch.tensor(rest))
-    if any(rollout.turn_rewards for rollout in rollouts):
-        ends, there = turn_ends(mask)
-        turns = torch.zeros(ends.shape)
-        for row, rollout in enumerate(rollouts):
-            turns[row, : len(rollout.turn_rewards)] = torch.tensor(rollout.turn_rewards)
-        rewards.scatter_add_(1, ends, turns * there)
-    return rewards
+    ends, there = turn_ends(mask)
+    earned = torch.nn.functional.pad(pad(turns, torch.float32), (0, ends.shape[1] - max(map(len, turns))))
+    return rewards.scatter_add(1, ends, earned * there)
 
 
 def at_last_token(response_mask: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
@@ -179,9 +211,11 @@ def shard(batch: Batch, ranks: int, shared: bool) -> list[list[int]]:
         members.setdefault(row.group, []).append(index)
     groups, tokens = list(members.values()), batch.row_tokens
     loads = [sum(tokens[i] for i in rows) for rows in groups]
-    if shared:  # all rows of a group have its prompt, which counts once
-        repeats = [(len(rows) - 1) * batch.rows[rows[0]].num_prompt_tokens for rows in groups]
-        loads = [load - repeated for load, repeated in zip(loads, repeats, strict=True)]
+    if shared:  # a prompt that several rows of a group have counts once
+        for place, rows in enumerate(groups):
+            prompts = Counter(batch.rows[i].prompt for i in rows)
+            tokens_of = {batch.rows[i].prompt: batch.rows[i].num_prompt_tokens for i in rows}
+            loads[place] -= sum((count - 1) * tokens_of[prompt] for prompt, count in prompts.items())
     return [sorted(i for group in part for i in groups[group]) for part in balanced_partitions(loads, ranks)]
 
 
@@ -213,7 +247,7 @@ def _pieces(batch: Batch, budget: int) -> list[_Piece]:
     pieces: dict[object, list[_Piece]] = {}
     for index, (row, length) in enumerate(zip(batch.rows, batch.lengths.tolist(), strict=True)):
         length = row.num_response_tokens(length)
-        found = pieces.setdefault((row.token_ids, row.media), [])
+        found = pieces.setdefault(row.prompt, [])
         if found and found[-1].tokens + length <= budget:
             found[-1] = _Piece(found[-1].tokens + length, [*found[-1].rows, index])
         else:

@@ -23,7 +23,7 @@ from videorl.types import Clip, DataError, Media, Prompt, RenderedPrompt, Sampli
 from videorl.video.paths import resolve_media
 
 if TYPE_CHECKING:
-    from videorl.config import Config, DataConfig
+    from videorl.config import Config, DataConfig, SamplingConfig
     from videorl.models.base import VideoModel
     from videorl.models.media import MediaSource
     from videorl.video.frames import FramePlan
@@ -35,6 +35,14 @@ TOO_LONG = "too_long"  # a prompt over data.max_prompt_tokens: set aside, but no
 
 
 # --- one row ---------------------------------------------------------------------------------------------------------
+
+
+def make_sampling(config: SamplingConfig, spatial: int, temporal: int) -> Sampling:
+    """The configured rule with a model family's factors."""
+    return Sampling(**config.model_dump(), spatial_factor=spatial, temporal_factor=temporal)
+
+
+MakePrompt = Callable[[dict[str, Any]], Prompt]
 
 
 def make_prompt(row: dict[str, Any], config: DataConfig, sampling: Sampling) -> Prompt:
@@ -111,25 +119,23 @@ def _complete_question(parts: list[dict[str, str]], choices: Sequence[str] | Non
 
 
 class Renderer:
-    """Rows to prompts and prompts to token ids and media handles, as a configuration says."""
+    """Rows to prompts and prompts to token ids and media handles, as a configuration says. `make` makes the prompt of a
+    row where that is not its question: for an environment, whose first message it is."""
 
-    def __init__(self, config: DataConfig, model: VideoModel, source: MediaSource):
-        self.config, self.model, self.source = config, model, source
-        self.sampling = Sampling(
-            **config.sampling.model_dump(),
-            spatial_factor=model.spatial_factor,
-            temporal_factor=model.temporal_factor,
-        )
+    def __init__(self, config: DataConfig, model: VideoModel, source: MediaSource, make: MakePrompt | None = None):
+        self.config, self.model, self.source, self.make = config, model, source, make
+        self.sampling = make_sampling(config.sampling, model.spatial_factor, model.temporal_factor)
 
     def prompt(self, row: dict[str, Any]) -> Prompt:
         """Raises VideoError, as `make_prompt`."""
-        return make_prompt(row, self.config, self.sampling)
+        return self.make(row) if self.make else make_prompt(row, self.config, self.sampling)
 
     def render(self, prompt: Prompt) -> RenderedPrompt:
         """From headers alone. Raises DataError: a bad clip, text or span, or `too_long`."""
         pairs = [self.source.plan(clip) for clip in prompt.clips]
         plans = [plan for plan, _ in pairs]
-        check_spans(prompt.row, plans)
+        if not self.make:
+            check_spans(prompt.row, plans)
         rendered = self.model.render(prompt, [media for _, media in pairs], plans)
         if rendered.num_tokens > self.config.max_prompt_tokens:
             limit = f"data.max_prompt_tokens={self.config.max_prompt_tokens}"
@@ -156,10 +162,11 @@ class PromptStream:
         *,
         seed: int,
         limit: int | None = None,
+        make: MakePrompt | None = None,
     ):
         self.rows = {row["id"]: row for row in rows}
         self.config, self.seed, self.limit = config, seed, limit
-        self.renderer = Renderer(config, model, source)
+        self.renderer = Renderer(config, model, source, make)
         self.quarantined: dict[str, tuple[str, str]] = {}
         self._reasons: Counter[str] = Counter()
         self.consumed = 0  # prompts handed out by `take`
@@ -168,17 +175,21 @@ class PromptStream:
         self._start_epoch(0)
 
     @classmethod
-    def train(cls, config: Config, model: VideoModel, source: MediaSource) -> PromptStream:
+    def train(
+        cls, config: Config, model: VideoModel, source: MediaSource, make: MakePrompt | None = None
+    ) -> PromptStream:
         """Raises DataError, as `load_rows`."""
-        return cls(load_rows(config.data.path), config.data, model, source, seed=config.seed)
+        return cls(load_rows(config.data.path), config.data, model, source, seed=config.seed, make=make)
 
     @classmethod
-    def held_out(cls, config: Config, model: VideoModel, source: MediaSource) -> PromptStream | None:
+    def held_out(
+        cls, config: Config, model: VideoModel, source: MediaSource, make: MakePrompt | None = None
+    ) -> PromptStream | None:
         """The first `eval.max_prompts` usable rows of `data.eval_path`; None without one. Raises as `load_rows`."""
         if config.data.eval_path is None:
             return None
         rows = load_rows(config.data.eval_path)
-        return cls(rows, config.data, model, source, seed=config.seed, limit=config.eval.max_prompts)
+        return cls(rows, config.data, model, source, seed=config.seed, limit=config.eval.max_prompts, make=make)
 
     def __len__(self) -> int:
         return len(self.rows)

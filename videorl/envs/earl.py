@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from random import Random
 from typing import Any
 
 from videorl.envs.env import Outcome, Refused, Variant, VideoEnv, in_spans, right, set_iou, spread
@@ -110,19 +111,24 @@ class Earl(VideoEnv):
         )
 
     def _gold(self, episode: Episode) -> set[int]:
-        """Key frames: those of the first view that lie in the evidence; where none does, all that do."""
+        """Key frames: those of the first view that lie in the evidence; where none does, the one nearest to it."""
         gold = in_spans(episode.task.videos[0], episode.task.evidence.spans)
         first = {ref.index for ref in episode.shown[: self.budget.initial]}
-        return gold & first or gold
+        if not gold or gold & first:
+            return gold & first
+        middle = sum(gold) / len(gold)
+        return {min(first, key=lambda index: (abs(index - middle), index))}
+
+    def random_look(self, rng: Random) -> str:
+        frames = [rng.randint(1, len(self.view))]
+        return self.render(Action(name="select", args={"frames": frames}, think="look"))
 
     def oracle(self) -> str:
         task = self.task
         if self.turns or not task.evidence.spans:
-            return self.render(Action(name="answer", args={"text": task.answer}, think="seen"))
+            return self.render(Action(name="answer", args={"text": task.answer}, think=self.gold))
         gold = self._gold(self.episode())
-        if not (places := [place for place, index in enumerate(self.view, start=1) if index in gold]):
-            middle = sum(gold) / len(gold)
-            places = [min(range(1, len(self.view) + 1), key=lambda place: abs(self.view[place - 1] - middle))]
+        places = [place for place, index in enumerate(self.view, start=1) if index in gold]
         return self.render(Action(name="select", args={"frames": places}, think="look"))
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from random import Random
+from string import ascii_uppercase
 from typing import Any, Literal, Protocol
 
 from videorl.answers.answer import Failure
@@ -31,6 +33,7 @@ from videorl.envs.records import (
     VideoHandle,
 )
 
+_HERE = "\0"
 OnBad = Literal["end", "retry", "nudge"]
 Variant = Literal["paper", "release"]
 PATCH = 28  # pixels to the side of a visual token of Qwen2.5-VL
@@ -103,6 +106,15 @@ class VideoEnv:
     def oracle(self) -> str:
         raise NotImplementedError
 
+    @staticmethod
+    def render(action: Action) -> str:
+        """The response that `parse` reads as this action."""
+        raise NotImplementedError
+
+    def random_look(self, rng: Random) -> str:
+        """A response that asks for frames and knows nothing."""
+        raise NotImplementedError
+
     def shape(self, group: Sequence[tuple[Episode, Score]]) -> list[Score]:
         return [score for _, score in group]
 
@@ -123,7 +135,7 @@ class VideoEnv:
     async def step(self, response: str) -> StepResult:
         if self.status is not None:
             raise RuntimeError(f"task {self.task.id}: the episode is {self.status}; reset it before the next step")
-        k = len(self.turns) + 1
+        k, shown = len(self.turns) + 1, len(self.shown)
         action = self.parse(response)
         try:
             if action.error is not None:
@@ -132,7 +144,9 @@ class VideoEnv:
         except Refused as refused:
             action = action.model_copy(update={"error": str(refused)})
             outcome = self._bad(str(refused))
-        self.turns.append(Turn(k=k, response=response, action=action, rewards=outcome.rewards, info=outcome.info))
+        self.turns.append(
+            Turn(k=k, shown=shown, response=response, action=action, rewards=outcome.rewards, info=outcome.info)
+        )
         if outcome.done:
             self.status = "done"
         elif k == self.budget.max_turns:
@@ -168,6 +182,27 @@ class VideoEnv:
     def question(self) -> str:
         """The task's question with its options."""
         return " ".join(filter(None, (self.task.question, list_options(self.task.options))))
+
+    # -- for demonstrations and comparisons --------------------------------------------------------------------------
+
+    @property
+    def gold(self) -> str:
+        """The right answer in words: its option, where it names one."""
+        letter = parse_letter(self.task.answer, self.task.options) if self.task.options else Failure("no_letter")
+        return self.task.answer if isinstance(letter, Failure) else self.task.options[ord(letter) - ord("A")]
+
+    def stray(self, rng: Random) -> str:
+        """A response of the right form that knows nothing: where the oracle answers an answer, else mostly a look."""
+        answers = self.parse(self.oracle()).name == "answer" or rng.random() < 1 / 3
+        return self.random_answer(rng) if answers else self.random_look(rng)
+
+    def random_answer(self, rng: Random) -> str:
+        letter, option = rng.choice([*zip(ascii_uppercase, self.task.options, strict=False)] or [("0", "0")])
+        return self.render(Action(name="answer", args={"text": letter}, think=option))
+
+    def answer_head(self) -> str:
+        """How a response begins that answers without another look, up to the answer itself."""
+        return self.render(Action(name="answer", args={"text": _HERE}, think="?")).partition(_HERE)[0]
 
     # -- for actions -------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from itertools import pairwise
+from random import Random
 
 from videorl.envs.env import Outcome, Refused, Variant, VideoEnv, in_spans, nearest, right, spread
 from videorl.envs.records import Action, Budget, Episode, Message, Score, Text, Turn
@@ -157,11 +158,18 @@ class FrameThinker(VideoEnv):
             return self.variant == "release" and after.action.name != "answer"
         return after.action.args["first"] <= asked.info["frame"] <= after.action.args["last"]
 
+    def random_look(self, rng: Random) -> str:
+        """The shortest range that a choose may have."""
+        length = self.budget.per_turn + 1
+        first = rng.randint(0, max(0, self.task.videos[0].num_frames - 1 - length))
+        args = {"first": first, "last": first + length}
+        return self.render(Action(name="choose", args=args, think=f"between {first} and {first + length}"))
+
     def oracle(self) -> str:
         task, video = self.task, self.task.videos[0]
         done = [turn.action.name for turn in self.turns]
         if not task.evidence.spans or "choose" in done:
-            return self.render(Action(name="answer", args={"text": task.answer}, think="seen"))
+            return self.render(Action(name="answer", args={"text": task.answer}, think=self.gold))
         gold = in_spans(video, task.evidence.spans[:1])
         middle = sorted(gold)[len(gold) // 2]
         if "time" not in done:

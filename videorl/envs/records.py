@@ -126,6 +126,7 @@ class Turn(Record):
     """`action` is what was executed: rewards read it, and never the text. `info` is what the environment noted."""
 
     k: int  # from 1
+    shown: int = Field(ge=0)  # frames of the episode that were granted before this response
     response: str
     action: Action
     rewards: dict[str, float] = {}

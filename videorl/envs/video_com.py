@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from random import Random
 
 from videorl.envs.env import (
     Outcome,
@@ -169,6 +170,10 @@ class VideoCoM(VideoEnv):
             rollout=accuracy + counted,
             parts={"accuracy": accuracy, "precision": precision},
         )
+
+    def random_look(self, rng: Random) -> str:
+        args = {"phrase": "it", "numbers": [rng.randint(1, len(self.segments))]}
+        return self.render(Action(name="segment", args=args))
 
     def oracle(self) -> str:
         task, video = self.task, self.task.videos[0]

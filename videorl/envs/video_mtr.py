@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from random import Random
 
 from videorl.envs.env import Outcome, Refused, Variant, VideoEnv, in_spans, right, set_iou, spread
 from videorl.envs.records import Action, Budget, Episode, Message, Score, Text
@@ -137,9 +138,22 @@ class VideoMTR(VideoEnv):
             for episode, score in group
         ]
 
+    def random_look(self, rng: Random) -> str:
+        """A range as long as a retrieve's frames."""
+        last = self.task.videos[0].num_frames - 1
+        first = rng.randint(0, max(0, last - self.budget.per_turn + 1))
+        args = {"first": first, "last": min(last, first + self.budget.per_turn - 1)}
+        return self.render(Action(name="retrieve", args=args, think="look"))
+
     def oracle(self) -> str:
-        task = self.task
+        """A range that holds the evidence: around the frame nearest to it of those shown, as far as frames suffice."""
+        task, video = self.task, self.task.videos[0]
         if self.turns or not task.evidence.spans:
-            return self.render(Action(name="answer", args={"text": task.answer}, think="seen"))
-        gold = in_spans(task.videos[0], task.evidence.spans[:1])
-        return self.render(Action(name="retrieve", args={"first": min(gold), "last": max(gold)}, think="look"))
+            return self.render(Action(name="answer", args={"text": task.answer}, think=self.gold))
+        evidence = in_spans(video, task.evidence.spans[:1])
+        first, last = min(evidence), max(evidence)
+        near = min((ref.index for ref in self.shown), key=lambda index: abs(index - (first + last) / 2))
+        reach = self.budget.per_turn // 2
+        if last - first < self.budget.per_turn and near - reach <= first and last <= near + reach:
+            first, last = max(0, near - reach), min(video.num_frames - 1, near + reach)
+        return self.render(Action(name="retrieve", args={"first": first, "last": last}, think="look"))

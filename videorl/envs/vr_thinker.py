@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import pairwise
+from random import Random
 
 from videorl.envs.earl import read_selection, write_selection
 from videorl.envs.env import Outcome, Refused, Variant, VideoEnv, spread
@@ -147,6 +148,19 @@ class VRThinker(VideoEnv):
         return [
             score.model_copy(update={"rollout": score.rollout + bonus * _selected(episode)}) for episode, score in group
         ]
+
+    def random_look(self, rng: Random) -> str:
+        labels = {name: rng.randint(0, 2) for name in (*DIMENSIONS, OVERALL)}
+        frames = [rng.randint(1, sum(video.num_frames for video in self.task.videos))]
+        args = {"snapshot": "s", "labels": labels | {"CF": 1}, "frames": frames}
+        return self.render(Action(name="select", args=args, think="look"))
+
+    def random_answer(self, rng: Random) -> str:
+        labels = {name: rng.randint(0, 2) for name in (*DIMENSIONS, OVERALL)}
+        return self.render(Action(name="answer", args={"snapshot": "s", "labels": labels}, think="?"))
+
+    def answer_head(self) -> str:
+        return write_blocks(("Snapshot", "s"), ("Think", "?")) + "<Answer>"
 
     def oracle(self) -> str:
         labels = dict(self.task.evidence.labels)

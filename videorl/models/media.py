@@ -66,6 +66,10 @@ class MediaSource:
                 raise EmbeddingMissing(f"{media.clip.path}: its frames were evicted at once; raise store.max_gb")
         return cached if media.clip.shuffle is None else cached[list(plan.order)]
 
+    def picks(self, media: Sequence[Media]) -> list[torch.Tensor]:
+        """Decoded frames of several picks of one video, in one pass. They are not stored: their embeddings are."""
+        return [torch.from_numpy(frames.pixels) for frames in self.reader.load_together([item.clip for item in media])]
+
     def fits(self, media: Sequence[Media]) -> bool:
         """Whether the store can hold these clips at once: their frames and, unless the tower trains, embeddings."""
         if self.store is None:

@@ -116,9 +116,8 @@ class Qwen25VL:
             durations=tuple(plan.duration for plan in plans),
         )
 
-    def observation(self, parts: Sequence[dict[str, str]], ended: bool) -> list[int]:
-        """What stands between a response and the next one: the rest of the response's message, unless it has `ended`
-        itself, a message of the user's with these text and video parts, and the head of the next response.
+    def user_turn(self, parts: Sequence[dict[str, str]]) -> list[int]:
+        """A message of the user's with these text and video parts, and the head of the response to it.
 
         It is appended to the ids that there are, which are never encoded again. Raises DataError for a special token.
         """
@@ -129,9 +128,18 @@ class Qwen25VL:
         whole = self.tokenizer.apply_chat_template(after, tokenize=False, add_generation_prompt=True)
         if not whole.startswith(head):
             raise ValueError(f"{self.path}: its chat template rewrites earlier turns, so that no turn can be appended")
-        rest = whole[head.rindex("!") + 1 :]  # begins with what ends a message
-        stop = self.tokenizer.convert_ids_to_tokens(self.stop_ids[0])
-        return self.tokenizer.encode(rest.removeprefix(stop) if ended else rest, add_special_tokens=False)
+        return self.tokenizer.encode(whole.removeprefix(head), add_special_tokens=False)
+
+    @cached_property
+    def _message_end(self) -> list[int]:
+        said = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+        text = self.tokenizer.apply_chat_template(said, tokenize=False)
+        return self.tokenizer.encode(text[text.rindex("!") + 1 :], add_special_tokens=False)
+
+    def response_end(self, ended: bool) -> list[int]:
+        """What closes the message of a response, which may have `ended` itself with the stop token."""
+        end = self._message_end
+        return end[1:] if ended and end[:1] == [self.stop_ids[0]] else end
 
     def _refuse_forged(self, text: str, whose: str) -> None:
         if forged := [token for token in self.tokenizer.all_special_tokens if token in text]:

@@ -55,7 +55,7 @@ class Runner:
         if training:
             training.passes.prepare(prompts)
         collection = _Collection(self, temperature, label, progress, training)
-        return asyncio.run(_gather(collection.group(prompt, group_size) for prompt in prompts))
+        return asyncio.run(gather(collection.group(prompt, group_size) for prompt in prompts))
 
 
 class _Collection:
@@ -87,7 +87,7 @@ class _Collection:
         return await self.runner.rubric.settle(group, hooks=False, done=self.done)
 
     async def roll(self, label: str, prompt: RenderedPrompt, starts: Sequence[Start]) -> RolloutGroup:
-        rollouts = await _gather(self.episode(label, prompt, i, start) for i, start in enumerate(starts))
+        rollouts = await gather(self.episode(label, prompt, i, start) for i, start in enumerate(starts))
         return RolloutGroup(prompt=prompt, rollouts=tuple(rollouts))
 
     async def episode(self, label: str, prompt: RenderedPrompt, index: int, start: Start) -> Rollout:
@@ -108,7 +108,13 @@ class _Collection:
             seed=seed,
         )
         generation = await self.runner.generate(
-            Request(token_ids=prompt.token_ids, media=prompt.media, sampling=sampling, start=start.token_ids)
+            Request(
+                token_ids=prompt.token_ids,
+                media=prompt.media,
+                sampling=sampling,
+                start=start.token_ids,
+                home=prompt.prompt.id,
+            )
         )
         response_ids = start.token_ids + generation.token_ids
         given = len(start.token_ids)
@@ -128,7 +134,7 @@ class _Collection:
         )
 
 
-async def _gather(coroutines: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
+async def gather(coroutines: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
     """Their results in order. The first failure comes out as itself, and the others are given up."""
     try:
         async with asyncio.TaskGroup() as tasks:

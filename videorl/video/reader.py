@@ -20,7 +20,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -104,8 +104,23 @@ class VideoReader:
     def load(self, clip: Clip, part: slice = slice(None)) -> Frames:
         """The frames of `plan(clip)`, or those of a part of it: all of them or VideoError."""
         file = _File.stat(clip.path)
-        plan, index = self._plan(clip, file), self._index(file)
-        indices, pts = plan.indices[part], plan.pts[part]
+        plan = self._plan(clip, file)
+        return Frames(pixels=self._decode(file, plan, plan.indices[part]), pts=plan.pts[part])
+
+    def load_together(self, clips: Sequence[Clip]) -> list[Frames]:
+        """The frames of clips that differ in their frames alone, as picks of one video do, decoded in one pass."""
+        file = _File.stat(clips[0].path)
+        plans = [self._plan(clip, file) for clip in clips]
+        if len({(plan.media_sha256, plan.crop, plan.height, plan.width) for plan in plans}) > 1:
+            raise ValueError(f"{file.path}: clips of different files, boxes or sizes cannot be decoded together")
+        union = tuple(sorted({index for plan in plans for index in plan.indices}))
+        place = {index: at for at, index in enumerate(union)}
+        pixels = self._decode(file, plans[0], union)
+        return [Frames(pixels=pixels[[place[index] for index in plan.indices]], pts=plan.pts) for plan in plans]
+
+    def _decode(self, file: _File, plan: FramePlan, indices: tuple[int, ...]) -> np.ndarray:
+        """Frames of a file in the box and size of a plan, `[T, H, W, 3]`."""
+        index = self._index(file)
         with self._lock:
             self.decodes += 1
         request = {
@@ -119,9 +134,9 @@ class VideoReader:
         }
         shape = (len(indices), plan.height, plan.width, 3)
         _, content = self._ask(request, index.ticks.tobytes(), math.prod(shape))
-        if _File.stat(clip.path) != file:
+        if _File.stat(file.path) != file:
             raise VideoError("digest_mismatch", f"{file.path}: changed while it was read; leave media files alone")
-        return Frames(pixels=content.reshape(shape), pts=pts)
+        return content.reshape(shape)
 
     def close(self) -> None:
         """End the workers, after the calls that are under way."""

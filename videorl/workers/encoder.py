@@ -13,7 +13,8 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -54,21 +55,36 @@ class Part:
     def size(self) -> int:
         return (self.stop - self.start) * self.media.grid[1] * self.media.grid[2]
 
+    @property
+    def together(self) -> object:
+        """What parts have in common that are decoded and encoded in one go: single frames of one video."""
+        return replace(self.media.clip, pick=None) if self.media.clip.pick else (self.media.key, self.start)
+
+
+def bundle(parts: Sequence[Part]) -> list[list[Part]]:
+    """Parts that go together."""
+    bundles: dict[object, list[Part]] = {}
+    for part in parts:
+        bundles.setdefault(part.together, []).append(part)
+    return list(bundles.values())
+
 
 def deal(media: Sequence[Media], workers: int, cut: bool = True) -> list[list[Part]]:
-    """Each worker's parts, of balanced size: the largest first, each to the worker that has least."""
+    """Each worker's parts, of balanced size: the largest bundle first, each to the worker that has least."""
     total = sum(math.prod(item.grid) for item in media)
     parts: list[Part] = []
     for item in media:
         steps, cuts = item.grid[0], 1
-        if cut and item.clip.shuffle is None:  # else neighbours in time are not neighbours in the clip
+        if (
+            cut and item.clip.shuffle is None and not item.clip.pick
+        ):  # else neighbours in time are not neighbours in the clip
             shares = -(-math.prod(item.grid) * workers // total)
             cuts = max(1, min(shares, steps // MIN_STEPS))
         bounds = [steps * cut // cuts for cut in range(cuts + 1)]
         parts += [Part(item, start, stop) for start, stop in itertools.pairwise(bounds)]
     dealt: list[list[Part]] = [[] for _ in range(workers)]
-    for part in sorted(parts, key=lambda part: -part.size):
-        min(dealt, key=lambda own: sum(other.size for other in own)).append(part)
+    for together in sorted(bundle(parts), key=lambda parts: -sum(part.size for part in parts)):
+        min(dealt, key=lambda own: sum(other.size for other in own)).extend(together)
     return dealt
 
 
@@ -94,36 +110,46 @@ class EncoderWorker:
         """
         decodes, encoded, failures = self.source.reader.decodes, 0, {}
         workers = self.config.data.decode_workers
-        waiting = deque(parts)
-        decoding: deque[tuple[Part, Future[torch.Tensor]]] = deque()
+        waiting = deque(bundle(parts))
+        decoding: deque[tuple[list[Part], Future[list[torch.Tensor]]]] = deque()
         with ThreadPoolExecutor(workers) as decoders:
             while waiting or decoding:
                 while waiting and len(decoding) <= workers:  # no farther ahead: frames are large
-                    part = waiting.popleft()
-                    decoding.append((part, decoders.submit(self._frames, part)))
-                part, frames = decoding.popleft()
+                    together = waiting.popleft()
+                    decoding.append((together, decoders.submit(self._frames, together)))
+                together, frames = decoding.popleft()
                 try:
-                    encoded += self._encode(part, frames.result())
+                    encoded += self._encode(together, frames.result())
                 except DataError as error:
-                    failures[part.media.key] = error
+                    failures |= {part.media.key: error for part in together}
         return self.source.reader.decodes - decodes, encoded, failures
 
-    def _frames(self, part: Part) -> torch.Tensor:
-        if part.whole:
-            return self.source.frames(part.media)
+    def _frames(self, together: Sequence[Part]) -> list[torch.Tensor]:
+        if together[0].media.clip.pick and not self.source.pixels:
+            return self.source.picks([part.media for part in together])
         factor = self.model.temporal_factor
-        return self.source.frames(part.media, slice(factor * part.start, factor * part.stop))
+        return [
+            self.source.frames(part.media, None if part.whole else slice(factor * part.start, factor * part.stop))
+            for part in together
+        ]
 
     @torch.inference_mode()
-    def _encode(self, part: Part, frames: torch.Tensor) -> int:
-        if self.tower is None or self.source.store is None:
+    def _encode(self, together: Sequence[Part], frames: Sequence[torch.Tensor]) -> int:
+        store = self.source.store
+        if self.tower is None or store is None:
             return 0
-        with self.source.store.filling(part.key) as missing:
-            if missing and (part.whole or part.media.key not in self.source.store):  # others may have joined the parts
-                grid = (part.stop - part.start, *part.media.grid[1:])
-                (features,) = self.model.encode(self.tower, self.model.patches([frames]), [grid])
-                self.source.store.put(part.key, features.cpu())
-        return int(missing)
+        with ExitStack() as locks:
+            # in one order, so that two encoders never wait for each other
+            wanted = sorted(zip(together, frames, strict=True), key=lambda pair: pair[0].key)
+            missing = [pair for pair in wanted if locks.enter_context(store.filling(pair[0].key))]
+            # what was cut may have been joined by others since
+            missing = [pair for pair in missing if pair[0].whole or pair[0].media.key not in store]
+            if missing:
+                grids = [(part.stop - part.start, *part.media.grid[1:]) for part, _ in missing]
+                patches = self.model.patches([pixels for _, pixels in missing])
+                for (part, _), features in zip(missing, self.model.encode(self.tower, patches, grids), strict=True):
+                    store.put(part.key, features.cpu())
+        return len(missing)
 
     def join(self, parts: Sequence[Part]) -> None:
         """Store a clip of which the store holds all parts, in their order."""

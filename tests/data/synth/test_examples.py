@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from clips import make_sampling
+from env_policies import perfect, play
 from gold_responses import gold_response
 
 from videorl.config import load_config
@@ -12,15 +13,20 @@ from videorl.data.__main__ import main
 from videorl.data.schema import load_rows
 from videorl.data.synth.examples import RECIPES, ROWS, SCENES, generate
 from videorl.data.synthetic import COLOURS, FPS, SECONDS, SIDE
+from videorl.envs.registry import load_env
+from videorl.models.families import FAMILIES
 from videorl.rewards.hooks import is_hook
 from videorl.rewards.registry import TERMS
 from videorl.rewards.result import Sample
 from videorl.rewards.rubric import Rubric
+from videorl.rollout.frames import Openings
 from videorl.types import Clip
 from videorl.video.reader import VideoReader
 
 COLOUR_NOISE = 40  # of 255, what the encoder may change inside a square; the colours are over 100 apart
 EDGE = 2  # pixels that it blurs
+ORACLES = {"video_mtr": 1.7, "framethinker": 1.2, "video_com": 2.0, "earl": 2.2, "vr_thinker": 2.0}
+"""The recipes of episodes, and what is earned there by looking at the evidence and answering right, at least."""
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +51,8 @@ def rows_of(folder, recipe):
     return load_rows(folder / f"{recipe}.jsonl")
 
 
-def config_of(recipe):
-    return load_config("train", [f"recipe={recipe}", "data.path=rows.jsonl", "data.media_root=media"])
+def config_of(recipe, *more):
+    return load_config("train", [f"recipe={recipe}", "data.path=rows.jsonl", "data.media_root=media", *more])
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -59,7 +65,7 @@ def test_eight_rows_over_clips_that_are_there(folder, recipe):
         assert made["generator"] == "examples" and made["seed"] == 0
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe not in ORACLES])
 @pytest.mark.parametrize("done", [0.0, 1.0], ids=["start", "end"])
 def test_the_right_answer_earns_all_that_a_response_can(folder, recipe, done):
     """Of the terms that score a response by itself; a gain over a draft that is right already is 0."""
@@ -163,6 +169,49 @@ def test_the_pieces_of_a_jigsaw_tell_their_order(folder, frames):
 def test_all_five_types_of_problem_are_there(folder):
     types = Counter(row["meta"]["problem_type"] for row in rows_of(folder, "video_r1"))
     assert types.keys() == {"multiple choice", "numerical", "OCR", "free-form", "regression"}
+
+
+@pytest.mark.parametrize("scale", ["full", "tiny"])
+@pytest.mark.parametrize("recipe", ORACLES)
+def test_the_oracle_finds_the_evidence_of_a_row(folder, recipe, scale):
+    config = config_of(recipe, f"scale={scale}", f"data.media_root={folder}")
+    family = FAMILIES[config.model.family]
+    env = load_env(config.rollout.env.target, config.rollout.env.params)
+    with VideoReader() as reader:
+        openings = Openings(config, reader.plan, family.spatial_factor, family.temporal)
+        episodes = [play(env, openings.task(row), perfect) for row in rows_of(folder, recipe)]
+    assert all(env.score(episode).parts["accuracy"] == 1 for episode in episodes)
+    # a rehearsal shows so few frames that a look need not come nearer than the first ones
+    assert recipe == "video_mtr" or all(env.score(each).total >= ORACLES[recipe] for each in episodes)
+
+
+@pytest.mark.parametrize("recipe", sorted(ORACLES.keys() - {"vr_thinker"}))
+def test_evidence_is_when_and_where_the_square_is_seen(folder, frames, recipe):
+    boxes = 0
+    for row in rows_of(folder, recipe):
+        clip = frames[row["videos"][0]["path"]]
+        colour = row["choices"]["ABCD".index(row["answer"])]
+        ((start, end),) = row["spans"]
+        assert [covers(frame, colour).any() for frame in clip] == [start <= n / FPS <= end for n in range(len(clip))]
+        for seconds, box in row["meta"].get("evidence", {}).get("boxes", {}).items():
+            seen = covers(clip[round(float(seconds) * FPS)], colour)
+            assert hull(seen) == pytest.approx([side * SIDE for side in box], abs=EDGE)
+            boxes += 1
+    assert boxes == (ROWS if recipe == "video_com" else 0)
+
+
+def test_the_preferred_video_is_the_one_that_the_text_is_about(folder):
+    places = set()
+    for row in rows_of(folder, "vr_thinker"):
+        labels = row["meta"]["evidence"]["labels"]
+        ((about, other), chosen) = row["meta"]["provenance"][0]["shots"], labels["TA"] - 1
+        assert [video["path"] for video in row["videos"]][chosen] == about["path"] != other["path"]
+        assert labels == {"TA": labels["OA"], "VQ": 0, "MQ": labels["MQ"], "OA": labels["OA"]}
+        shots = [about, other] if chosen == 0 else [other, about]
+        steady, also = (all(square["end"] == SECONDS for square in shot["squares"]) for shot in shots)
+        assert labels["MQ"] == (0 if steady == also else 1 if steady else 2)
+        places.add(chosen)
+    assert places == {0, 1}
 
 
 @pytest.mark.parametrize("recipe", ["unifiedreward_think", "acre"])

@@ -31,6 +31,7 @@ KINDS = {
     for kind in (
         Synth("videossr", "anomaly grounding, counting and temporal jigsaw from any folder of real videos"),
         Synth("next_event", "four-option questions about what happens after a cut, from videos with timed events"),
+        Synth("long_video", "long videos drawn for the purpose, whose evidence is on screen for a few seconds"),
         Synth("shuffle_options", "the same questions with their answer options in another order"),
         Synth("examples", "eight rows for each recipe over clips of coloured squares, to rehearse it with"),
     )

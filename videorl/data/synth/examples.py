@@ -1,7 +1,8 @@
-"""Eight rows for each recipe, over twelve clips of coloured squares, with the fields that its reward terms read.
+"""Eight rows for each recipe, over twelve clips of coloured squares, with the fields that its rewards read.
 
 They are for rehearsals and tests of a recipe, not for learning. The squares are drawn, so that every time, box, area
-and order in a row is the true one. Boxes are in pixels of the stored frame, times in seconds of the clip.
+and order in a row is the true one. Boxes are in pixels of the stored frame, in `meta.evidence` in shares of its sides;
+times are in seconds of the clip.
 
     python -m videorl.data synth examples --out data/examples
 
@@ -27,7 +28,7 @@ from videorl.data.synth.footage import Take
 from videorl.data.synth.mp4 import write_mp4
 from videorl.data.synthetic import COLOURS, FPS, SECONDS, SIDE, SQUARE, Example, Square, draw_example, render_frames
 
-VERSION = 1  # raise when the same seed would give other clips or rows
+VERSION = 2  # raise when the same seed would give other clips or rows
 SCENES = ("first", "count", "first", "ground") * 3  # one clip each
 HALF_FRAME = 0.5 / FPS  # seconds: a clip that ends this long before a time does not show what appears then
 TUBE_FPS = 2.0  # frames that a tube counts, per second
@@ -250,6 +251,40 @@ def rate(shot: Shot, other: Shot) -> Fields:
     }
 
 
+def look(shot: Shot) -> Fields:
+    """Which square appears last? The evidence is when it can be seen."""
+    square = shot.squares[-1]
+    question = _choice("Which colour is the square that appears last?", list(COLOURS), square.colour)
+    return {**question, "spans": [[float(square.start), square.end - HALF_FRAME]]}
+
+
+def look_at(shot: Shot) -> Fields:
+    """The same of the square that appears at a time, as a clock shows it."""
+    return {**look(shot), "prompt": f"Which colour is the square that appears at 00:{shot.squares[-1].start:02d}?"}
+
+
+def look_closely(shot: Shot) -> Fields:
+    """The same, with the box of the square halfway through."""
+    square = shot.squares[-1]
+    box = [round(side / SIDE, 4) for side in _box(square)]
+    return {**look(shot), "meta": {"evidence": {"boxes": {str((square.start + square.end) / 2): box}}}}
+
+
+def prefer(shot: Shot, other: Shot) -> Fields:
+    """Two videos for the caption of one of them, by rule: that one is better aligned and better overall, both look
+    equally good, and where only one has squares that vanish again, the other moves better."""
+    first = _rng(shot).random() < 0.5
+    one, two = (shot, other) if first else (other, shot)
+    steady, also = (all(square.end == SECONDS for square in each.squares) for each in (one, two))
+    right, motion = 1 if first else 2, 0 if steady == also else 1 if steady else 2
+    return {
+        "task": "custom",
+        "prompt": f"Two videos were made for this text: {caption(shot)}",
+        "videos": [{"path": one.path}, {"path": two.path}],
+        "meta": {"evidence": {"labels": {"TA": right, "VQ": 0, "MQ": motion, "OA": right}}},
+    }
+
+
 def caption(shot: Shot) -> str:
     names = [square.colour for square in shot.squares]
     match shot.scene.kind:
@@ -318,6 +353,11 @@ RECIPES: dict[str, tuple[Question, ...]] = {
     "longvila_r1": (CHOOSE, DESCRIBE) * 4,
     "reagent_v_filter": tuple(_with_meta(CHOOSE, critic_score=score) for score in range(1, ROWS + 1)),
     "veason_r1": (Question(mark_keyframe, ("first", "count")),) * ROWS,
+    "video_mtr": (Question(look, ("first", "ground")),) * ROWS,
+    "framethinker": (Question(look_at, ("first",)),) * ROWS,
+    "video_com": (Question(look_closely, ("first", "ground")),) * ROWS,
+    "earl": (Question(look, ("first", "ground")),) * ROWS,
+    "vr_thinker": (Question(prefer, shots=2),) * ROWS,
 }
 
 
