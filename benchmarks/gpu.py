@@ -119,7 +119,7 @@ def generate(folder: Path) -> None:
 
     config = load_config("train", [
         "recipe=real_clips", f"data.path={folder}", f"data.media_root={folder}", f"model.path={folder}/model",
-        "model.dtype=bfloat16", f"rollout.max_model_len={PROMPT + RESPONSE}", "rollout.max_batched_tokens=32768",
+        "model.dtype=bfloat16", f"rollout.max_model_len={PROMPT + RESPONSE}", 
         "rollout.engine_kwargs.gpu_memory_utilization=0.5", "rollout.engine_kwargs.kv_cache_memory_bytes=null",
     ])  # fmt: skip
     os.environ.update(VLLMEngine.environment(config))

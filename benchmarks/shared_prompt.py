@@ -40,24 +40,22 @@ def compare(module: PolicyModule, prompt: int, response: int, size: int) -> list
     works: dict[str, Callable[[], torch.Tensor]] = {
         "shared": lambda: run(module, batch, weights, shared=True),
         "rows": lambda: one_by_one(module, part, weights[:few]),
-        "batched": lambda: run(module, part, weights[:few], shared=False),
     }
+    if few == size:  # else a padded batch of all rows would not fit
+        works["batched"] = lambda: run(module, batch, weights, shared=False)
     log_probs, slopes = {}, {}
 
     def kept(name: str) -> Callable[[], None]:
         def work() -> None:
             module.zero_grad()
             log_probs[name] = works[name]()[: few * response]
+            slopes[name] = gradients(module)
 
         return work
 
     median = median_seconds({name: kept(name) for name in works}, 1 if tokens > ROWS_TOKENS else 3)
-    for name in works:  # exactness; two plain ways differ too, by rounding
-        if tokens <= ROWS_TOKENS or name != "batched":
-            kept(name)()
-            slopes[name] = gradients(module)
     median["rows"] *= size / few
-    plain = ["rows"] if few < size else ["rows", "batched"]  # a padded batch of all rows would not fit
+    plain = [name for name in works if name != "shared"]  # two plain ways differ too, by rounding
     gaps = {name: float((log_probs[name] - log_probs["rows"]).abs().max()) for name in works}
     gaps |= {f"{name} gradient": gradient_gap(found, slopes["rows"]) for name, found in slopes.items()}
     fastest = min(median[name] for name in plain)
@@ -68,9 +66,10 @@ def compare(module: PolicyModule, prompt: int, response: int, size: int) -> list
         f"{median['rows']:.2f}{' (2 rows)' if few < size else ''}",
         f"{median['batched']:.2f}" if "batched" in plain else "-",
         f"**{fastest / median['shared']:.1f}**",
-        f"{gaps['shared']:.1e} ({gaps['batched']:.1e})",
-        f"{gaps['shared gradient']:.1e} ({gaps['batched gradient']:.1e})" if few == size
-        else f"{gaps['shared gradient']:.1e}",
+        *(
+            f"{gaps[f'shared{what}']:.1e}" + (f" ({gaps[f'batched{what}']:.1e})" if few == size else "")
+            for what in ("", " gradient")
+        ),
     ]  # fmt: skip
 
 

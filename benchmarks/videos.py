@@ -36,7 +36,7 @@ class Workspace:
             f"data.sampling.max_frames={num_frames}", f"data.sampling.max_pixels={SIDE * SIDE}",
             f"data.sampling.total_pixels={SIDE * SIDE * num_frames}", f"data.max_prompt_tokens={prompt}",
             "rollout.group_size=8", "rollout.max_response_tokens=64", f"rollout.max_model_len={prompt + 64}",
-            "rollout.max_batched_tokens=32768", "policy.micro_batch_tokens=32768", "policy.mini_batches=1",
+            "policy.micro_batch_tokens=32768", "policy.mini_batches=1",
             "cluster.placement=spread", "run.trackers=[]", "run.live=plain", "run.export=false",
             "run.save_every=0", *more,
         ])  # fmt: skip

@@ -64,7 +64,7 @@ GARBAGE = (
 )
 
 
-# --- environments that go on with what the oracle says, whatever the response was: a random policy sees all turns ------
+# --- environments that do what the oracle says, whatever the response was: a random policy sees all turns ----------
 
 
 def _led(env_class: type) -> type:

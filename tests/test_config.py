@@ -18,6 +18,7 @@ from videorl.config import (
     PassConfig,
     Section,
     StageConfig,
+    TargetConfig,
     TermConfig,
     compose_config,
     configs_folder,
@@ -44,6 +45,7 @@ def problems(*overrides: str, extra_dir: Path | None = None) -> list[str]:
 # --- what is shipped -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.e2e  # hundreds of compositions, a quarter of a second each: too slow for `make test-fast`
 @pytest.mark.parametrize("recipe", names("recipe"))
 def test_every_recipe_loads_with_every_algorithm(recipe):
     alone = load_config("train", given(recipe))
@@ -101,7 +103,7 @@ def nested(annotation: object) -> list[type[Section]]:
     return [section for part in get_args(annotation) for section in nested(part)]
 
 
-ENTRIES = (TermConfig, StageConfig, PassConfig, EnvConfig)
+ENTRIES = (TermConfig, StageConfig, PassConfig, EnvConfig, TargetConfig)
 
 
 def test_there_are_fewer_than_120_keys():

@@ -101,7 +101,6 @@ def test_mandatory_values_are_asked_for_all_at_once(capsys):
         (["data.media_root=/no/such"], "data.media_root: '/no/such', no such folder; give"),
         (["data.path=/no/such.jsonl"], "data.path: '/no/such.jsonl', no such file; give"),
         (["rollout.max_model_len=100"], "rollout.max_model_len: 100, must be at least .*; raise it"),
-        (["rollout.max_batched_tokens=150"], "rollout.max_batched_tokens: 150, must be at least .*; raise it"),
         (["policy.micro_batch_tokens=100"], "policy.micro_batch_tokens: 100, must hold .*; raise it"),
         (["algorithm.advantage=gprpo"], "algorithm.advantage: 'gprpo' is not known; did you mean grpo?"),
         (["algorithm.loss=no_such_module:loss"], "algorithm.loss: .*no module named 'no_such_module'"),
@@ -134,6 +133,39 @@ def test_all_broken_rules_come_together(capsys, base):
 
 
 # --- what is accepted ------------------------------------------------------------------------------------------------
+
+
+ENV = ["rewards.terms.format=null", "rewards.terms.accuracy=null", "policy.micro_batch_tokens=8192"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["rollout.env={target: video_mrt}"], "rollout.env.target: 'video_mrt', choose one of .*video_mtr"),
+        (["rollout.env={target: earl, params: {selection: 1}}"], "rollout.env.params: .*unexpected keyword.*selection"),
+        (["rollout.env={target: earl, params: {budget: {intial: 4}}}"], "rollout.env.params: .*intial"),
+        (["rollout.env={target: earl, context: {target: widow}}"], "rollout.env.context.target: 'widow', choose one"),
+        (
+            ["rollout.env={target: earl, context: {target: window, params: {turns: 1}}}", "algorithm=gspo"],
+            "algorithm.loss: gspo, has one ratio.*an episode is several rows",
+        ),
+        (
+            ["rollout.env={target: earl}", "rewards.terms.accuracy={target: accuracy, weight: 1}"],
+            "rewards.terms.accuracy: given, but rollout.env=earl scores its episodes itself; set null",
+        ),
+        (["rollout.env={target: earl}", "policy.micro_batch_tokens=150"], "policy.micro_batch_tokens: 150, must hold"),
+        (
+            ["rollout.env={target: earl}", "algorithm.advantage=turn_grpo"],
+            "algorithm.advantage_options: {}, .*turn_grpo needs turn_gamma; add",
+        ),
+        (
+            ["rollout.env={target: earl}", "+algorithm.advantage_options.turn_gamma=1.0"],
+            "algorithm.advantage_options.turn_gamma: given, but algorithm.advantage=grpo has no such setting",
+        ),
+    ],
+)
+def test_what_does_not_go_with_an_environment_is_refused(capsys, base, overrides, said):
+    assert any(re.match(said, problem) for problem in problems(capsys, base + ENV + overrides))
 
 
 def test_a_valid_command_line_starts_the_run(base):

@@ -114,8 +114,6 @@ class EnvConfig(TargetConfig):
     context: TargetConfig = Field(
         default=TargetConfig(target="concat"), description="what a turn sees: concat, window or visual_window"
     )
-    deadline: PositiveFloat = Field(default=3600.0, description="seconds an episode may take")
-    train_on: Literal["all", "well_formed", "last"] = Field(default="all", description="turns the policy learns from")
 
 
 class RolloutConfig(Section):
@@ -126,7 +124,6 @@ class RolloutConfig(Section):
     max_response_tokens: Positive
     temperature: PositiveFloat
     max_model_len: Positive = Field(description="prompt + response tokens the engine accepts")
-    max_batched_tokens: Positive = Field(description="tokens in one engine step")
     max_concurrency: Positive = Field(description="requests under way in one engine")
     timeout: PositiveFloat = Field(description="seconds one response may take")
     parity_tolerance: PositiveFloat | None = Field(
@@ -235,22 +232,19 @@ class CriticConfig(TrainerConfig):
     warmup_steps: Count = Field(description="steps in which only the critic learns")
 
 
-class NoiseConfig(Section):
-    """Demonstrations of an environment that know nothing now and then, so that something is left to learn."""
-
-    rate: Fraction = Field(description="share of the turns")
-    after: Fraction = Field(description="share of the steps before it begins: clean ones teach faster")
-
-
 class SftConfig(Section):
     """Supervised cold start, read by `python -m videorl.sft`: rows carry their target in `response`."""
 
-    model_path: str = Field(description="checkpoint to start from; the run's export/ is the result")
+    model_path: str = Field(
+        description="checkpoint to start from, tiny = a random one made in the run folder; export/ is the result"
+    )
     path: str = Field(description="rows with a `response`")
     steps: Positive
     batch_size: Positive
     train_vision: bool
-    noise: NoiseConfig | None = Field(description="null = an environment's demonstrations are perfect")
+    noise: tuple[Fraction, Fraction] = Field(
+        description="share of an environment's demonstrated turns that know nothing, and share of the steps before that"
+    )
     optim: OptimConfig
 
 

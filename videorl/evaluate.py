@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from videorl.cluster import Cluster
@@ -42,7 +42,7 @@ class Evaluation:
 
     sampled: list[RolloutGroup]
     greedy: list[RolloutGroup]
-    others: dict[str, list[RolloutGroup]]  # episodes in which somebody else chose what to look at
+    others: dict[str, list[RolloutGroup]] = field(default_factory=dict)  # episodes in which others chose what to see
 
     def metrics(self) -> dict[str, float]:
         """`accuracy` (mean over prompts of the mean over samples: avg@k), `accuracy_greedy`, `parse_failure`, per

@@ -202,11 +202,6 @@ def _batch_arithmetic(config: Config) -> Iterator[str]:
             f"rollout.max_model_len: {rollout.max_model_len}, must be at least data.max_prompt_tokens + "
             f"rollout.max_response_tokens = {data.max_prompt_tokens + rollout.max_response_tokens}; raise it"
         )
-    if rollout.max_batched_tokens < rollout.max_model_len:
-        yield (
-            f"rollout.max_batched_tokens: {rollout.max_batched_tokens}, must be at least rollout.max_model_len="
-            f"{rollout.max_model_len}, because prompts are not cut into chunks; raise it"
-        )
 
 
 def _unknown_names(config: Config) -> Iterator[str]:

@@ -70,6 +70,8 @@ def supervised(config: Config) -> Config:
         raise ConfigError([f"sft: null, recipe {config.name} has no supervised stage; give an `sft` section"])
     sft = config.sft
     model = config.model.model_copy(update={"path": sft.model_path, "train_vision": sft.train_vision})
+    if sft.model_path == "tiny":
+        model = model.model_copy(update={"path": f"{config.run.dir}/start", "build": "tiny"})
     policy = config.policy.model_copy(update={"mini_batches": 1, "epochs": 1, "optim": sft.optim})
     return config.model_copy(
         update={
@@ -88,8 +90,8 @@ def make_supervised_batch(
     """Rows whose response is the target text and the end-of-turn token; or demonstrated episodes of an environment."""
     if config.rollout.env is not None:
         assert config.sft is not None
-        noise = config.sft.noise
-        rate = noise.rate if noise and step > noise.after * config.total_steps else 0.0
+        rate, after = config.sft.noise
+        rate = rate if step > after * config.total_steps else 0.0
         demonstrations = Episodes(config, model, FrameStore(config, model, source, ensure), Demonstrator(model, rate))
         groups = demonstrations.collect(
             prompts, group_size=1, temperature=1.0, label=f"sft {step}", progress=lambda done: None

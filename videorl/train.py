@@ -137,8 +137,7 @@ def report(job: Job, step: int, log: StepLog) -> None:
 def start(config: Config) -> Iterator[Job]:
     """Everything a run needs, resumed where it was; after its last step the export and the summary are written."""
     run = Run(config)
-    if config.sft is None:  # else a supervised start has made it
-        build_model(config.model, texts(config), config.seed)
+    build_model(config.model, texts(config), config.seed)
     model = open_model(config.model)
     source = open_source(config, model)
     openings = Openings.of(config, model, source)

@@ -17,6 +17,15 @@ def total(env, episode: Episode, progress: float = 1.0) -> float:
     return env.score(episode, progress).total
 
 
+def test_the_oracle_earns_it_wherever_the_evidence_is():
+    for start in (0.0, 1.0, 30.0, 61.0, 63.0):
+        task = make_task(spans=((start, start + 0.5),))
+        for env in (VideoMTR(), FrameThinker(), Earl()):
+            episode = play(env, task, perfect)
+            assert episode.status == "done" and env.score(episode).parts["accuracy"] == 1.0
+            assert all(turn.action.error is None for turn in episode.turns)
+
+
 # --- Video-MTR --------------------------------------------------------------------------------------------------------
 
 

@@ -118,6 +118,10 @@ class VideoEnv:
     def shape(self, group: Sequence[tuple[Episode, Score]]) -> list[Score]:
         return [score for _, score in group]
 
+    def trained(self, episode: Episode) -> tuple[bool, ...]:
+        """For each turn whether the policy learns from it; () = from all."""
+        return ()
+
     def prompt(self, k: int) -> str:
         """What closes every observation before turn k."""
         return ""

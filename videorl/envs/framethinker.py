@@ -179,6 +179,7 @@ class FrameThinker(VideoEnv):
         reach = self.budget.per_turn // 2 + 1
         last = min(video.num_frames - 1, max(max(gold), middle) + reach)
         first = max(0, min(min(gold) - 1, last - self.budget.per_turn - 2))
+        last = min(video.num_frames - 1, max(last, first + self.budget.per_turn + 1))  # where the video begins with it
         return self.render(
             Action(name="choose", args={"first": first, "last": last}, think=f"between {first} and {last}")
         )

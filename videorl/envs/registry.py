@@ -36,7 +36,10 @@ def load_env(target: str, params: Mapping[str, Any]) -> Env:
     try:
         whole = {name: _budget(defaults.get(name), value) for name, value in params.items()}
         return made(**whole)
-    except (TypeError, ValidationError) as error:
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        raise ValueError(f"params: {dict(params)}, {wrong}") from error
+    except TypeError as error:
         raise ValueError(f"params: {dict(params)}, {error}") from error
 
 

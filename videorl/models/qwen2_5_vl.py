@@ -122,19 +122,19 @@ class Qwen25VL:
         It is appended to the ids that there are, which are never encoded again. Raises DataError for a special token.
         """
         self._refuse_forged(_text(list(parts)), "an observation")
-        before = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
-        after = [*before, {"role": "user", "content": list(parts)}]
-        head = self.tokenizer.apply_chat_template(before, tokenize=False)
+        after = [*_DIALOGUE, {"role": "user", "content": list(parts)}]
         whole = self.tokenizer.apply_chat_template(after, tokenize=False, add_generation_prompt=True)
-        if not whole.startswith(head):
+        if not whole.startswith(self._dialogue):
             raise ValueError(f"{self.path}: its chat template rewrites earlier turns, so that no turn can be appended")
-        return self.tokenizer.encode(whole.removeprefix(head), add_special_tokens=False)
+        return self.tokenizer.encode(whole.removeprefix(self._dialogue), add_special_tokens=False)
+
+    @cached_property
+    def _dialogue(self) -> str:
+        return self.tokenizer.apply_chat_template(_DIALOGUE, tokenize=False)
 
     @cached_property
     def _message_end(self) -> list[int]:
-        said = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
-        text = self.tokenizer.apply_chat_template(said, tokenize=False)
-        return self.tokenizer.encode(text[text.rindex("!") + 1 :], add_special_tokens=False)
+        return self.tokenizer.encode(self._dialogue[self._dialogue.rindex("!") + 1 :], add_special_tokens=False)
 
     def response_end(self, ended: bool) -> list[int]:
         """What closes the message of a response, which may have `ended` itself with the stop token."""
@@ -310,6 +310,9 @@ class Qwen25VL:
         if not tensors:
             raise ValueError(f"{self.path}: no vision tower in its *.safetensors files; is it a Qwen2.5-VL checkpoint?")
         return tensors
+
+
+_DIALOGUE = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
 
 
 def _text(content: str | list[dict[str, Any]]) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from videorl.config import Config, EnvConfig
 from videorl.contract import AlignmentError
-from videorl.envs.env import Env
+from videorl.envs.env import Env, VideoEnv
 from videorl.envs.records import Episode, Frames, Message, Score
 from videorl.envs.registry import load_env
 from videorl.rewards.rubric import Elsewhere, Rubric
@@ -219,7 +219,9 @@ class _Collection:
     async def episode(self, prompt: RenderedPrompt, index: int) -> _Over | Failed:
         played = _Played(index, self.of.make_env())
         try:
-            async with self.limit, asyncio.timeout(self.of.env.deadline):
+            # as long as each of its turns may take; asked for beside the loop, since a remote environment is asked
+            turns = (await asyncio.to_thread(getattr, played.env, "budget")).max_turns
+            async with self.limit, asyncio.timeout(turns * self.of.config.rollout.timeout):
                 over = await self.play(prompt, played)
         except AlignmentError:
             raise
@@ -327,11 +329,6 @@ class _Collection:
         played, record, score = over.played, over.record, over.score
         first, *further = played.rows
         bad = [turn.action.error is not None for turn in record.turns]
-        trained = {
-            "all": (),
-            "well_formed": tuple(not each for each in bad),
-            "last": (False,) * (len(bad) - 1) + (True,),
-        }[self.of.env.train_on]
         shown, cached = map(sum, zip(*played.again, strict=True)) if played.again else (0, 0)
         measures = {
             "turns": len(bad),
@@ -368,7 +365,7 @@ class _Collection:
             index=played.index,
             reward=score.total,
             turn_rewards=score.turn if any(score.turn) else (),
-            trained=trained,
+            trained=played.env.trained(record) if isinstance(played.env, VideoEnv) else (),
             terms=dict(score.parts),
             measures={k: float(v) for k, v in measures.items()} | ({"prefix_hit": cached / shown} if shown else {}),
             episode=over.kept,

@@ -25,6 +25,7 @@ from videorl.types import Generation, Media, Request, SamplingParams, expand_pla
 from videorl.weight_sync import Weights, receive
 
 _BAN = -100.0  # vLLM's lowest bias; e^-100 is 0 beside any other token in float32
+_BATCHED_TOKENS = 32768  # of one engine step
 _RENDERED = 4  # prompts kept as vLLM's input, embeddings and all; the requests of a group come one after another
 
 
@@ -42,7 +43,6 @@ class VLLMEngine:
             trust_remote_code=config.model.trust_remote_code,
             seed=config.seed + index,
             max_model_len=rollout.max_model_len,
-            max_num_batched_tokens=rollout.max_batched_tokens,
             max_num_seqs=rollout.max_concurrency,
             tensor_parallel_size=rollout.tensor_parallel,
             # of the distribution that is sampled from: after temperature and banned tokens, as the trainer's
@@ -53,7 +53,8 @@ class VLLMEngine:
             enforce_eager=True,
             mm_processor_cache_gb=0,  # its content is kept by `_rendered`, and the embeddings by the store
             disable_log_stats=True,
-            **rollout.engine_kwargs,
+            # at least a whole prompt, which on a CPU must not be cut into chunks
+            **{"max_num_batched_tokens": max(_BATCHED_TOKENS, rollout.max_model_len)} | rollout.engine_kwargs,
         )
         # A quarter of the engine's time for short responses, and the same for all rollouts of a prompt
         self._rendered = functools.lru_cache(maxsize=_RENDERED)(self._render)

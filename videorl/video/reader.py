@@ -94,8 +94,8 @@ class VideoReader:
         self._num_workers = workers
         for _ in range(workers):
             self._workers.put(None)
-        # Plan, then load, then other spans of the same video: a few indices serve many calls.
-        self._index = lru_cache(maxsize=64)(self._read_index)
+        # Plan, then load, then other spans or frames of the same video, for all videos of a step and of the next
+        self._index = lru_cache(maxsize=256)(self._read_index)
 
     def plan(self, clip: Clip) -> FramePlan:
         """Which frames the clip shows, without decoding. Raises VideoError."""

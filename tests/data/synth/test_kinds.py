@@ -7,7 +7,9 @@ import pytest
 from videorl.data.synth import KINDS
 
 
-@pytest.mark.parametrize("name", [name for name in KINDS if name not in ("examples", "long_video")])  # which reads nothing
+@pytest.mark.parametrize(
+    "name", [name for name in KINDS if name not in ("examples", "long_video")]
+)  # these read nothing
 def test_a_kind_takes_its_arguments_and_runs(name, tmp_path):
     kind = KINDS[name]
     assert kind.name == name and kind.help
