@@ -88,3 +88,23 @@ class Wanders(VideoMTR):
             return await super().step("<think>x</think><answer>A</answer>")
         first = zlib.crc32(response.encode()) % (self.task.videos[0].num_frames - 8)
         return await super().step(f"<think>x</think><retrieve>{first},{first + 7}</retrieve>")
+
+
+class ShapedToFail(VideoMTR):
+    def shape(self, group):
+        raise ConnectionError("gone")
+
+
+class Wanton(VideoMTR):
+    """Begins with other frames than the budget says."""
+
+    def opening(self):
+        self.budget = self.budget.model_copy(update={"initial": 5})
+        return super().opening()
+
+
+class Generous(VideoMTR):
+    """Shapes a reward of five more."""
+
+    def shape(self, group):
+        return [score.model_copy(update={"rollout": score.rollout + 5}) for _, score in group]

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from fakes import FakeCluster, FakeEngineActor
+from ray.exceptions import RayActorError
 
 from videorl.config import load_config
-from videorl.rollout.engine import Engines
+from videorl.rollout.engine import EngineLost, Engines
 from videorl.types import Generation, Request, SamplingParams
 
 REQUEST = Request(token_ids=(1,), media=(), sampling=SamplingParams(max_tokens=1, temperature=1.0))
@@ -112,3 +113,40 @@ def test_an_engine_that_does_not_answer_is_named():
     engines, _, _ = make_engines(1, timeout=0.01)
     with pytest.raises(TimeoutError, match=r"engine 0 gave no response within rollout.timeout=0.01 s; raise it"):
         asyncio.run(engines.generate(REQUEST))
+
+
+def test_an_engine_that_ends_is_replaced_once_and_its_requests_are_made_again():
+    engines, actors, cluster = make_engines(1)
+    first = actors[0]
+
+    async def scenario() -> list[Generation]:
+        tasks = [asyncio.create_task(engines.generate(a_request(prompt))) for prompt in range(2)]
+        await asyncio.sleep(0)
+        for _, future in first.asked:
+            future.set_exception(RayActorError())
+        while len(engines.actors[0].asked) < 2 or engines.actors[0] is first:
+            await asyncio.sleep(0)
+        for _, future in engines.actors[0].asked:
+            future.set_result(GENERATION)
+        return await asyncio.gather(*tasks)
+
+    assert asyncio.run(scenario()) == [GENERATION] * 2
+    assert engines.actors[0] is not first and len(cluster.started) == 2
+    assert [request for request, _ in engines.actors[0].asked] == [a_request(0), a_request(1)]
+
+
+def test_a_request_under_which_two_engines_end_is_given_up():
+    engines, actors, _ = make_engines(1)
+    first = actors[0]
+
+    async def scenario() -> None:
+        task = asyncio.create_task(engines.generate(REQUEST))
+        await asyncio.sleep(0)
+        first.asked[0][1].set_exception(RayActorError())
+        while engines.actors[0] is first or not engines.actors[0].asked:
+            await asyncio.sleep(0)
+        engines.actors[0].asked[0][1].set_exception(RayActorError())
+        await task
+
+    with pytest.raises(EngineLost, match="engine 0 ended twice under a request"):
+        asyncio.run(scenario())
