@@ -214,7 +214,8 @@ class _Collection:
         return [[shaped.get(id(each), each) for each in group] for group in played]
 
     def unshaped(self, over: _Over, error: Exception) -> Failed:
-        return Failed(index=over.played.index, why=f"{type(error).__name__}: {error}", episode=over.kept)
+        record = over.record.model_copy(update={"status": "errored"})
+        return Failed(index=over.played.index, why=f"{type(error).__name__}: {error}", episode=self.kept(record, None))
 
     async def episode(self, prompt: RenderedPrompt, index: int) -> _Over | Failed:
         played = _Played(index, self.of.make_env())

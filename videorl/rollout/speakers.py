@@ -61,7 +61,8 @@ class Guided:
 
     async def _begun(self, asked: Asked, text: str) -> Generation:
         start = tuple(self.model.tokenizer.encode(text, add_special_tokens=False))
-        said = await self.policy(replace(asked, start=start))
+        sampling = replace(asked.sampling, max_tokens=max(1, asked.sampling.max_tokens - len(start)))
+        said = await self.policy(replace(asked, start=start, sampling=sampling))
         return replace(said, token_ids=start + said.token_ids, log_probs=(0.0,) * len(start) + said.log_probs)
 
 
