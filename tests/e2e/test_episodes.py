@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -15,8 +19,9 @@ from videorl.data.batch import make_batch
 from videorl.data.prompts import PromptStream
 from videorl.data.synth.mp4 import write_frames
 from videorl.envs.records import Episode
-from videorl.rollout.episodes import Episodes, PolicySpeaker
+from videorl.rollout.episodes import Asked, Episodes, PolicySpeaker
 from videorl.rollout.frames import FrameStore
+from videorl.types import Generation
 
 TOLERANCE = 1e-4
 SMALL = {"initial": 4, "per_turn": 3, "total": None, "max_pixels": 1568}
@@ -157,3 +162,44 @@ def test_an_engine_that_is_killed_costs_no_episode(stack):
     assert sum(len(group.rollouts) for group in groups) == 16
     assert all(rollout.num_turns == turns for group in groups for rollout in group.rollouts)
     assert stack.parity(groups) < TOLERANCE
+
+
+class KillsTheServer:
+    """The policy; before the second turn of the last episode it kills the process of the environments."""
+
+    def __init__(self, policy: PolicySpeaker, server: subprocess.Popen[str], last: int):
+        self.policy, self.server, self.last = policy, server, last
+
+    async def __call__(self, asked: Asked) -> Generation:
+        if (asked.index, asked.k) == (self.last, 2):
+            self.server.kill()
+        return await self.policy(asked)
+
+
+@contextmanager
+def serving() -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server of environments in a process of its own, and its url."""
+    command = [sys.executable, "-m", "videorl.envs.serve", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            found = re.search(r"http://\S+", server.stdout.readline())
+            assert found
+            yield server, found[0]
+        finally:
+            server.kill()
+
+
+def test_an_environment_server_that_is_killed_costs_its_episodes(stack):
+    """Those that are under way fail and are counted; with a server again the next ones are played."""
+    budget = SMALL | {"max_turns": 3}
+    with serving() as (server, url):
+        config = make_config(stack, "remote", {"url": url, "target": "video_mtr", "params": {"budget": budget}})
+        speaker = KillsTheServer(PolicySpeaker(stack.engines.generate), server, last=3)
+        (group,) = collect(stack, config, [make_row(stack)], size=4, label="served", speaker=speaker)
+    assert len(group.failed) + len(group.rollouts) == 4
+    assert any(failed.index == 3 and "EnvUnavailable" in failed.why for failed in group.failed)
+    with serving() as (_, url):
+        config = make_config(stack, "remote", {"url": url, "target": "video_mtr", "params": {"budget": budget}})
+        groups = collect(stack, config, [make_row(stack)], size=4, label="served again")
+    assert len(groups[0].rollouts) == 4 and stack.parity(groups) < TOLERANCE
