@@ -5,7 +5,7 @@ import pytest
 from makers import make_rendered, make_rollout
 
 from videorl.evaluate import Evaluation, constant_baselines
-from videorl.types import RolloutGroup
+from videorl.types import Failed, RolloutGroup
 
 CHOICES = ["red", "green", "blue", "yellow"]
 
@@ -61,6 +61,13 @@ def test_the_configured_accuracy_goes_before_the_rule_of_the_task():
     found = replace(found, rollouts=rollouts)
     metrics = Evaluation(sampled=[found], greedy=[found]).metrics()
     assert (metrics["accuracy"], metrics["parse_failure"]) == (0.125, 0.5)
+
+
+def test_an_episode_that_failed_is_wrong_and_lost():
+    found = group(FIRST[0], "A")
+    found = replace(found, failed=(Failed(index=1, why="its server is gone"),))
+    metrics = Evaluation(sampled=[found], greedy=[found]).metrics()
+    assert (metrics["accuracy"], metrics["lost"]) == (0.5, 0.5)
 
 
 def test_a_rollout_that_nobody_could_score_is_wrong_and_reported():

@@ -54,9 +54,8 @@ class Evaluation:
             "accuracy_greedy": _mean([_mean(values) for values in greedy]),
             "parse_failure": unparsed,
             "reward": _mean([reward for group in self.sampled for reward in group.rewards]),
-            "lost": _mean(
-                [float(each in group.lost) for group in self.sampled for each in (*group.all, *group.failed)]
-            ),
+            "lost": sum(len(group.lost) + len(group.failed) for group in self.sampled)
+            / sum(len(group.all) + len(group.failed) for group in self.sampled),
             "prompts": float(len(self.sampled)),
         }
         out |= compute_measures([rollout for group in self.sampled for rollout in group.all])

@@ -206,7 +206,7 @@ class Program(RunFolder):
     def err(self) -> str:
         return self._err.read_text()
 
-    def wait(self, timeout: float = 900) -> int:
+    def wait(self, timeout: float = 300) -> int:
         """The exit code. A program that takes too long is killed and fails the test."""
         try:
             return self.process.wait(timeout)
@@ -218,7 +218,7 @@ class Program(RunFolder):
         assert self.wait() == 0, self._tail()
         return self
 
-    def until(self, condition: Callable[[], bool], timeout: float = 900) -> None:
+    def until(self, condition: Callable[[], bool], timeout: float = 300) -> None:
         """Wait for something that the running program does."""
         wait_until(lambda: condition() or self.process.poll() is not None, timeout)
         assert condition(), f"exit code {self.process.poll()} before that: {self._tail()}"

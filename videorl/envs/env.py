@@ -41,6 +41,7 @@ PATCH = 28  # pixels to the side of a visual token of Qwen2.5-VL
 
 class Env(Protocol):
     budget: Budget
+    scope: Literal["group", "batch"]  # what `shape` is given
 
     async def reset(self, task: Task, seed: int) -> tuple[Message, ...]:
         """Begin an episode; the messages before the first response."""

@@ -22,6 +22,11 @@ class Piece:
     token_ids: tuple[int, ...] = ()
     media: tuple[Media, ...] = ()
 
+    @property
+    def num_tokens(self) -> int:
+        """With every placeholder repeated for its clip."""
+        return len(self.token_ids) + sum(item.num_tokens - 1 for item in self.media)
+
     def __add__(self, other: Piece) -> Piece:
         return Piece(self.token_ids + other.token_ids, self.media + other.media)
 

@@ -32,7 +32,6 @@ from videorl.types import (
     Rollout,
     RolloutGroup,
     SamplingParams,
-    expand_placeholders,
 )
 
 if TYPE_CHECKING:
@@ -199,7 +198,7 @@ class _Collection:
         groups = [[each for each in group if isinstance(each, _Over)] for group in played]
         try:
             env = next((each.played.env for group in groups for each in group), None)
-            if await asyncio.to_thread(getattr, env, "scope", "group") == "batch":
+            if env and await asyncio.to_thread(getattr, env, "scope") == "batch":  # a remote one is asked
                 groups = [[each for group in groups for each in group]]
         except Exception as error:
             shaped = {id(each): self.unshaped(each, error) for group in groups for each in group}
@@ -246,8 +245,7 @@ class _Collection:
         before = 0  # tokens of the turn before, its response among them
         while True:
             view = of.context.view(head, past, now)
-            tokens = len(expand_placeholders(view.token_ids, view.media, of.model.placeholder_id))
-            if tokens + of.config.rollout.max_response_tokens > of.config.rollout.max_model_len:
+            if view.num_tokens + of.config.rollout.max_response_tokens > of.config.rollout.max_model_len:
                 played.over_length = True
                 break
             said = await self.speaker(self.asked(prompt, played, len(past) + 1, view))
@@ -256,7 +254,7 @@ class _Collection:
             else:
                 played.rows.append(_Row(view))
             played.rows[-1].add(view, said)
-            before = tokens + len(said.token_ids)
+            before = view.num_tokens + len(said.token_ids)
             played.said.append(said)
             played.texts.append(of.model.tokenizer.decode(list(said.token_ids), skip_special_tokens=True))
             result = await asyncio.wait_for(env.step(played.texts[-1]), of.config.rollout.timeout)
@@ -266,7 +264,7 @@ class _Collection:
             past.append(Past(now, Piece((*said.token_ids, *end))))
             now = await self.observed(row, result.obs)
         if not played.said:
-            raise ValueError(f"its first turn has {tokens} tokens, too many for rollout.max_model_len")
+            raise ValueError(f"its first turn has {view.num_tokens} tokens, too many for rollout.max_model_len")
         record = await asyncio.to_thread(env.episode)
         score = await asyncio.to_thread(env.score, record, self.done)
         return _Over(played, record, score, self.kept(record, score))
