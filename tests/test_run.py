@@ -163,8 +163,9 @@ def test_reward_metrics_say_what_could_not_be_read_and_what_nobody_could_score()
 def test_second_passes_have_their_means_and_lines():
     side = make_group("b", [0.0], terms={"accuracy": 0.5})
     groups = [replace(make_group("a", [1.0, 0.0]), sides={"shuffled": side}), make_group("c", [1.0, 0.0])]
-    metrics = compute_rollout_metrics(groups)
+    metrics = compute_rollout_metrics(groups, ["shuffled", "hints"])
     assert (metrics["shuffled/asked"], metrics["shuffled/accuracy"]) == (0.5, 0.5)
+    assert metrics["hints/asked"] == 0 and "hints/accuracy" not in metrics
     first = make_lines(3, groups[0])
     assert [(line["prompt_id"], line["index"], line.get("pass")) for line in first] == [
         ("a", 0, None), ("a", 1, None), ("b", 0, "shuffled"),

@@ -23,7 +23,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean, pstdev
@@ -83,12 +83,14 @@ class StepLog:
         """Show how much of what is under way is done."""
         self._show(f"step {self.step} · {self._phase} {done}")
 
-    def rollouts(self, groups: Sequence[RolloutGroup], others: Sequence[RolloutGroup] = ()) -> None:
+    def rollouts(
+        self, groups: Sequence[RolloutGroup], others: Sequence[RolloutGroup] = (), passes: Iterable[str] = ()
+    ) -> None:
         """Keep the step's rollouts for `rollouts.jsonl` and summarise them, without `others`, as `reward/*` and
-        `rollout/*`."""
+        `rollout/*`; `passes` are the names of the second passes."""
         self.groups = [*groups, *others]
         self.metrics("reward", compute_reward_metrics(groups))
-        self.metrics("rollout", compute_rollout_metrics(groups))
+        self.metrics("rollout", compute_rollout_metrics(groups, passes))
 
     def merge(self, other: StepLog) -> None:
         """Take over what another log has gathered of this step, beside it."""
@@ -338,25 +340,25 @@ def _term_means(rollouts: Sequence[Rollout]) -> dict[str, float]:
     return {name: fmean(terms[name] for terms in measured if name in terms) for name in names}
 
 
-def compute_rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
+def compute_rollout_metrics(groups: Sequence[RolloutGroup], passes: Iterable[str] = ()) -> dict[str, float]:
     """Mean response length in tokens, and shares: of rollouts, of groups (zero variance), of prompt tokens (prefix).
 
-    For each second pass the means of its terms, and the share of prompts that it had something to ask about; for
+    For each of the `passes` by name the means of its terms, and the share of prompts that got a side group of it; for
     episodes the means of their measures, and the share of those that failed.
     """
     rollouts = [rollout for group in groups for rollout in group.all]
     if not rollouts:
         return {"failed": 1.0}
     prompt_tokens = sum(rollout.prompt.num_tokens for rollout in rollouts)
-    passes: dict[str, float] = {}
-    for name in dict.fromkeys(name for group in groups for name in group.sides):
+    extra: dict[str, float] = {}
+    for name in passes:
         sides = [group.sides[name] for group in groups if name in group.sides]
         means = _term_means([rollout for side in sides for rollout in side.all])
-        passes |= {f"{name}/asked": len(sides) / len(groups)} | {f"{name}/{term}": v for term, v in means.items()}
+        extra |= {f"{name}/asked": len(sides) / len(groups)} | {f"{name}/{term}": v for term, v in means.items()}
     failed = sum(len(group.failed) for group in groups)
     if failed or any(rollout.measures for rollout in rollouts):
-        passes |= compute_measures(rollouts) | {"failed": failed / (failed + len(rollouts))}
-    return passes | {
+        extra |= compute_measures(rollouts) | {"failed": failed / (failed + len(rollouts))}
+    return extra | {
         "response_tokens": fmean(len(rollout.response_ids) for rollout in rollouts),
         "truncated": fmean(rollout.finish_reason == "length" for rollout in rollouts),
         "parse_failure": fmean(bool(rollout.failures) for rollout in rollouts),

@@ -203,7 +203,7 @@ def collect(job: Job, step: int, log: StepLog) -> list[RolloutGroup]:
         groups += [group for group in usable if not (dynamic and group.zero_variance)]
         if len(groups) == rollout.prompts_per_step:
             break
-    log.rollouts(all_drawn)
+    log.rollouts(all_drawn, passes=job.passes.on)
     lost = [why for group in all_drawn for rollout in group.lost for why in rollout.abstained.values()]
     lost += [failed.why for group in all_drawn for failed in group.failed]
     total = sum(len(group.all) + len(group.failed) for group in all_drawn)

@@ -48,9 +48,9 @@ def test_shipped_bytes_are_those_of_the_pickle(stack):
 
 
 def test_too_small_a_cluster_is_refused_with_numbers(stack):
-    """Joins the running Ray (128 CPUs) with a configuration that needs more, and leaves it running."""
-    config = stack.workspace.config("rollout.num_engines=140", "cluster.address=auto")
-    with pytest.raises(RuntimeError, match="142 workers need one Ray CPU each, the cluster has 128"):
+    """Joins the running Ray (256 CPUs) with a configuration that needs more, and leaves it running."""
+    config = stack.workspace.config("rollout.num_engines=300", "cluster.address=auto")
+    with pytest.raises(RuntimeError, match="302 workers need one Ray CPU each, the cluster has 256"):
         Cluster(config)
     assert ray.is_initialized()
 

@@ -162,7 +162,10 @@ def test_a_recipe_trains(rehearsal, open_run, recipe):
     passes = {
         name: one for name, one in config.rollout.passes.items() if one and one.params.get("term") in {None, *used}
     }
-    assert logged >= {f"rollout/{name}/asked" for name in passes}
+    for name, one in passes.items():
+        asked = [line[f"rollout/{name}/asked"] for line in lines.values()]
+        # whether two steps have a prompt that no rollout gets right, but one with a hint does, is chance
+        assert any(asked) or one.target == "hint_ladder"
     for name, target in used.items():
         if target == "judge":
             check_judge(name, lines)

@@ -64,6 +64,25 @@ def test_mtr_a_retrieve_that_is_no_better_than_the_best_costs():
     assert score.rollout == 1.0
 
 
+def test_mtr_release_gates_by_the_last_rewarded_turn():
+    env = VideoMTR(variant="release")
+    gain, wrong = retrieve(40, 43), "<think>x</think><answer>A</answer>"
+    assert env.score(play(env, make_task(), [gain, wrong])).turn == pytest.approx((0.1, 0.1))
+    # a turn that earns nothing is not the last rewarded one, which keeps its gain: so does the published code
+    assert env.score(play(env, make_task(), [gain, "nothing", "nothing"])).turn == pytest.approx((0.6, 0.0, 0.0))
+    right = env.score(play(env, make_task(), [gain, "<think>x</think><answer>B</answer>"]))
+    assert (right.turn, right.rollout) == (pytest.approx((0.6, 0.1)), pytest.approx(0.9))
+
+
+def test_mtr_release_bonus_counts_episodes_with_two_rewarded_turns():
+    env = VideoMTR(variant="release")
+    twice, once = play(env, make_task(), perfect), play(env, make_task(), [retrieve(40, 43), "nothing", "nothing"])
+    scores = [(episode, env.score(episode)) for episode in [once] * 3 + [twice]]
+    gained = [after.total - before.total for (_, before), after in zip(scores, env.shape(scores), strict=True)]
+    assert gained == pytest.approx([0.5] * 4)  # a quarter has two, and all four retrieve
+    assert env.shape(scores[-1:])[0].total == pytest.approx(1.6)
+
+
 def test_mtr_bonus_of_a_batch_that_does_not_retrieve():
     env = VideoMTR()
     lazy = play(env, make_task(), ["<think>x</think><answer>B</answer>"])

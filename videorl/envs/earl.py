@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
-from videorl.envs.env import Outcome, Refused, Variant, VideoEnv, in_spans, right, set_iou, spread
+from videorl.envs.env import Outcome, Refused, VideoEnv, in_spans, right, set_iou, spread
 from videorl.envs.records import Action, Budget, Episode, Message, Score, Text
 from videorl.envs.tags import read_step, write_blocks
 
@@ -26,13 +26,12 @@ class Earl(VideoEnv):
     def __init__(
         self,
         budget: Budget = BUDGET,
-        variant: Variant = "paper",
         selections: int = 2,
         early: tuple[float, float] = (1.0, 0.2),
         late: tuple[float, float] = (0.2, 1.0),
         switch: float = 0.5,
     ):
-        super().__init__(budget, variant)
+        super().__init__(budget)
         self.selections, self.early, self.late, self.switch = selections, tuple(early), tuple(late), switch
 
     # -- grammar -----------------------------------------------------------------------------------------------------

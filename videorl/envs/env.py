@@ -89,8 +89,8 @@ class VideoEnv:
     on_bad: OnBad = "retry"
     scope: Literal["group", "batch"] = "group"  # what `shape` is given
 
-    def __init__(self, budget: Budget, variant: Variant = "paper"):
-        self.budget, self.variant = budget, variant
+    def __init__(self, budget: Budget):
+        self.budget = budget
 
     # -- what a subclass writes ------------------------------------------------------------------------------------
 

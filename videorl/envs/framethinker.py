@@ -44,7 +44,8 @@ class FrameThinker(VideoEnv):
         bonus_choose: float = 0.0,
         bonus_time: float = 0.2,
     ):
-        super().__init__(budget, variant)
+        super().__init__(budget)
+        self.variant: Variant = variant
         self._budgets = (budget, long_budget)
         self.bonus_choose, self.bonus_time = bonus_choose, bonus_time
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from videorl.answers.answer import Failure, find_answer
-from videorl.envs.env import Variant, VideoEnv, right, spread
+from videorl.envs.env import VideoEnv, right, spread
 from videorl.envs.records import Action, Budget, Episode, Message, Score, Text
 from videorl.envs.tags import write_blocks
 
@@ -13,8 +13,8 @@ BUDGET = Budget(initial=16, per_turn=16, max_turns=1, max_pixels=256 * 28 * 28)
 class SingleTurn(VideoEnv):
     on_bad = "end"
 
-    def __init__(self, budget: Budget = BUDGET, variant: Variant = "paper"):
-        super().__init__(budget, variant)
+    def __init__(self, budget: Budget = BUDGET):
+        super().__init__(budget)
 
     def parse(self, response: str) -> Action:
         answer = find_answer(response)

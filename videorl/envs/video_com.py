@@ -13,7 +13,6 @@ from random import Random
 from videorl.envs.env import (
     Outcome,
     Refused,
-    Variant,
     VideoEnv,
     in_spans,
     nearest,
@@ -41,8 +40,8 @@ class VideoCoM(VideoEnv):
 
     on_bad = "nudge"
 
-    def __init__(self, budget: Budget = BUDGET, variant: Variant = "paper", gated: bool = False):
-        super().__init__(budget, variant)
+    def __init__(self, budget: Budget = BUDGET, gated: bool = False):
+        super().__init__(budget)
         self.gated = gated
 
     # -- grammar -----------------------------------------------------------------------------------------------------

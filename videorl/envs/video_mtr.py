@@ -25,8 +25,8 @@ class VideoMTR(VideoEnv):
     not say its size. `variant=release`: as the published code, which compares with the turn before, has no penalty, and
     takes 0.1 from the answer's reward for every turn before it.
 
-    `gated`: turn rewards count where the answer is right alone. `bonus`: the exploration bonus of a batch in which few
-    episodes retrieve.
+    `gated`: turn rewards count where the answer is right alone; in the release a last rewarded turn below 0.5 takes the
+    gains of those before it. `bonus`: the exploration bonus of a batch in which few episodes retrieve.
     """
 
     scope = "batch"
@@ -39,8 +39,8 @@ class VideoMTR(VideoEnv):
         gated: bool = True,
         bonus: bool = True,
     ):
-        super().__init__(budget, variant)
-        self.drop, self.gated, self.bonus = drop, gated, bonus
+        super().__init__(budget)
+        self.variant, self.drop, self.gated, self.bonus = variant, drop, gated, bonus
 
     # -- grammar -----------------------------------------------------------------------------------------------------
 
@@ -107,9 +107,10 @@ class VideoMTR(VideoEnv):
         final = len(turns) - 1
         if self.variant == "release":
             rewards = [gain + form for gain, form in zip(gains, formats, strict=True)]
-            if self.gated and max((reward for reward in rewards[final:]), default=0.0) + accuracy < GAIN:
-                rewards = [reward - GAIN if reward > GAIN else reward for reward in rewards]
             outcome = accuracy * (1 - 0.1 * final) if accuracy else 0.0
+            rewarded = [(k, reward) for k, reward in enumerate(_received(rewards, outcome)) if reward > 0]
+            if self.gated and rewarded and rewarded[-1][1] < GAIN:
+                rewards = [reward - GAIN * (k < rewarded[-1][0] and reward > GAIN) for k, reward in enumerate(rewards)]
         else:
             gate = accuracy > 0 or not self.gated
             rewards = [gate * (gain + form) for gain, form in zip(gains[:final], formats[:final], strict=True)]
@@ -122,9 +123,9 @@ class VideoMTR(VideoEnv):
         )
 
     def shape(self, group: Sequence[tuple[Episode, Score]]) -> list[Score]:
-        """A batch in which fewer than half of the episodes retrieve: 0.5 more for every retrieve, 1.0 below a tenth."""
-        retrieving = [any("frames" in turn.info for turn in episode.turns) for episode, _ in group]
-        rate = sum(retrieving) / len(group)
+        """A batch in which fewer than half of the episodes retrieve: 0.5 more for every retrieve, 1.0 below a tenth.
+        In the release those count of which two turns are rewarded."""
+        rate = sum(self._explores(episode, score) for episode, score in group) / len(group)
         bonus = (1.0 if rate < 0.1 else 0.5 if rate < 0.5 else 0.0) if self.bonus else 0.0
         return [
             score.model_copy(
@@ -137,6 +138,11 @@ class VideoMTR(VideoEnv):
             )
             for episode, score in group
         ]
+
+    def _explores(self, episode: Episode, score: Score) -> bool:
+        if self.variant == "release":
+            return sum(reward > 0 for reward in _received(score.turn, score.rollout)) >= 2
+        return any("frames" in turn.info for turn in episode.turns)
 
     def random_look(self, rng: Random) -> str:
         """A range as long as a retrieve's frames."""
@@ -157,3 +163,8 @@ class VideoMTR(VideoEnv):
         if last - first < self.budget.per_turn and near - reach <= first and last <= near + reach:
             first, last = max(0, near - reach), min(video.num_frames - 1, near + reach)
         return self.render(Action(name="retrieve", args={"first": first, "last": last}, think="look"))
+
+
+def _received(turns: Sequence[float], rollout: float) -> list[float]:
+    """Rewards by turn, that of the whole episode with its last one."""
+    return [*turns[:-1], *(last + rollout for last in turns[-1:])]

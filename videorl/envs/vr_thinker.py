@@ -13,7 +13,7 @@ from itertools import pairwise
 from random import Random
 
 from videorl.envs.earl import read_selection, write_selection
-from videorl.envs.env import Outcome, Refused, Variant, VideoEnv, spread
+from videorl.envs.env import Outcome, Refused, VideoEnv, spread
 from videorl.envs.records import Action, Budget, Episode, FrameRef, Message, Score, Text, VideoHandle
 from videorl.envs.tags import read_blocks, write_blocks
 
@@ -33,13 +33,12 @@ class VRThinker(VideoEnv):
     def __init__(
         self,
         budget: Budget = BUDGET,
-        variant: Variant = "paper",
         k: float = 0.2,
         overall: float = 0.5,
         eta: float = 0.5,
         omega: float = 0.2,
     ):
-        super().__init__(budget, variant)
+        super().__init__(budget)
         self.k, self.overall, self.eta, self.omega = k, overall, eta, omega
 
     # -- grammar -----------------------------------------------------------------------------------------------------
