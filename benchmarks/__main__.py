@@ -10,7 +10,17 @@ import subprocess
 import sys
 import time
 
-NAMES = ("shared_prompt", "packing", "response_logits", "contract", "scaling", "parallel", "embeddings", "long_video")
+NAMES = (
+    "shared_prompt",
+    "packing",
+    "response_logits",
+    "contract",
+    "scaling",
+    "parallel",
+    "embeddings",
+    "episodes",
+    "long_video",
+)
 
 
 def main() -> int:

@@ -8,20 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import ray
-
+from benchmarks.engines import Side
 from benchmarks.report import plot, write_table
 from benchmarks.videos import make_workspace
 from videorl.cluster import Cluster
-from videorl.data.prompts import PromptStream
-from videorl.data.schema import load_rows
-from videorl.models.base import open_model
-from videorl.models.media import open_source
-from videorl.rewards.rubric import Rubric
-from videorl.rollout.engine import Engines
-from videorl.rollout.runner import Runner
 from videorl.types import RolloutGroup
-from videorl.workers.encoder import Encoders
 from videorl.workers.policy import Policy
 
 FRAMES = (64, 128, 256)
@@ -29,23 +20,13 @@ CLIPS = 5  # more than the prompts that an engine keeps rendered
 TOKENS = 8
 
 
-class Side:
-    """An engine with the configuration of one side, and its encoder."""
-
-    def __init__(self, cluster: Cluster, config: Any):
-        self.config, self.model = config, open_model(config.model)
-        self.source = open_source(config, self.model)
-        self.encoders, self.engines = Encoders(cluster, config, self.source), Engines(cluster, config)
-        self.runner = Runner(config, self.model, self.engines.generate, Rubric(config.rewards))
-
-    def roll(self) -> tuple[float, float, list[RolloutGroup]]:
-        """(seconds before the engine is asked, seconds that it takes, greedy rollouts)."""
-        started = time.perf_counter()
-        rows = load_rows(self.config.data.path)
-        prompts = PromptStream(rows, self.config.data, self.model, self.source, seed=0).all(self.encoders.ensure)
-        filled = time.perf_counter()
-        groups = self.runner.collect(prompts, group_size=8, temperature=0.0, label="", progress=lambda done: None)
-        return filled - started, time.perf_counter() - filled, groups
+def roll(side: Side) -> tuple[float, float, list[RolloutGroup]]:
+    """(seconds before the engine is asked, seconds that it takes, greedy rollouts)."""
+    started = time.perf_counter()
+    prompts = side.prompts()
+    filled = time.perf_counter()
+    groups = side.collect(prompts, group_size=8, temperature=0.0, label="")
+    return filled - started, time.perf_counter() - filled, groups
 
 
 def gap(ours: Sequence[RolloutGroup], theirs: Sequence[RolloutGroup]) -> float:
@@ -79,7 +60,7 @@ def main() -> None:
                 for occasion, prepare in occasions.items():
                     for name, side in sides.items():
                         prepare(side)
-                        found[name][occasion] = side.roll()
+                        found[name][occasion] = roll(side)
                 for name in sides:
                     seconds = {key: f"{value[1]:.2f}" for key, value in found[name].items()}
                     rows.append([frames, name, f"{found[name]['cold'][0]:.2f}", *seconds.values()])
@@ -90,8 +71,7 @@ def main() -> None:
                 rows.append([frames, "**ratio**", "", *(f"**{ratio:.1f}**" for ratio in ratios)])
                 rows[-1].append(f"{max(gap(both[0][key][2], both[1][key][2]) for key in occasions):.1e}")
                 for side in sides.values():
-                    for actor in (*side.engines.actors, *side.encoders.actors):
-                        ray.kill(actor)
+                    side.end()
     write_table(
         "embeddings",
         "Rollouts from stored embeddings",
