@@ -121,7 +121,9 @@ class Stack:
 @pytest.fixture(scope="session")
 def stack(workspace):
     os.environ["OMP_NUM_THREADS"] = "1"
-    from videorl.cluster import Cluster
+    import ray
+    import warm_workers
+
     from videorl.models.base import open_model
     from videorl.models.media import open_source
     from videorl.rollout.engine import Engines
@@ -135,7 +137,8 @@ def stack(workspace):
     )  # fmt: skip
     model = open_model(config.model)
     source = open_source(config, model)
-    with Cluster(config) as cluster:
+    ray.cloudpickle.register_pickle_by_value(warm_workers)  # worker processes cannot import test modules
+    with warm_workers.WarmCluster(config) as cluster:
         encoders = Encoders(cluster, config, source)
         engines = Engines(cluster, config)
         policy = Policy.trained(cluster, config)

@@ -1,7 +1,8 @@
 """Every recipe trains two steps as a rehearsal, in one Ray, on one vLLM engine and one encoder.
 
-Policy, reference and scorers are each run's own. The tiny model has seen the forms of the answers before: a random one
-never closes a tag, so that no judge, no similarity and no second pass would be asked for anything.
+Scorers are each run's own; policy, reference and critic are built anew, in the processes of the run before. The tiny
+model has seen the forms of the answers before: a random one never closes a tag, so that no judge, no similarity and no
+second pass would be asked for anything.
 """
 
 from __future__ import annotations
@@ -66,10 +67,10 @@ class Rehearsal:
 @pytest.fixture(scope="module")
 def rehearsal(tmp_path_factory) -> Iterator[Rehearsal]:
     import ray
+    import warm_workers
     from tiny_networks import build_sentence_encoder, build_siglip
 
     from videorl import train
-    from videorl.cluster import Cluster
     from videorl.rollout.engine import Engines
     from videorl.rollout.vllm_engine import VLLMEngine
     from videorl.workers.encoder import EncoderWorker
@@ -81,13 +82,14 @@ def rehearsal(tmp_path_factory) -> Iterator[Rehearsal]:
     with JudgeServer(grade_by_overlap) as judge:
         shared = Rehearsal(folder, judge)
         config = shared.config("video_r1")
-        with Cluster(config) as cluster, pytest.MonkeyPatch.context() as patch:
+        ray.cloudpickle.register_pickle_by_value(warm_workers)
+        with warm_workers.WarmCluster(config) as cluster, pytest.MonkeyPatch.context() as patch:
             teach(shared)
             encoders = cluster.actors(EncoderWorker, 1, 0.0, config)
             running = {VLLMEngine: Engines(cluster, config).actors, EncoderWorker: encoders}
             ray.get([actor.ready.remote() for actors in running.values() for actor in actors])
 
-            class Lending(Cluster):
+            class Lending(warm_workers.WarmCluster):
                 """Lends what is running to a run that asks for its like, and does not end it."""
 
                 def actors(self, actor_class: type, *args: Any, **options: Any) -> list[Any]:

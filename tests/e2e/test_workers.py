@@ -25,13 +25,16 @@ SGD = ("policy.optim.name=sgd", "policy.optim.lr=0.1", "policy.optim.warmup_step
 
 @contextmanager
 def started(stack, *parts):
-    """Workers for one test; their processes end with it."""
+    """Workers for one test. Engines and encoders end with it; processes of trainers are for the next to build in."""
     stack.cluster.wait(**{f"part {index}": part for index, part in enumerate(parts)})
     try:
         yield
     finally:
         for part in parts:
-            for actor in part.actors if isinstance(part, Engines | Encoders) else part.group.workers:
+            if not isinstance(part, Engines | Encoders):
+                stack.cluster.park(part.group)
+                continue
+            for actor in part.actors:
                 ray.kill(actor)
 
 

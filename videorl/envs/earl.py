@@ -62,16 +62,15 @@ class Earl(VideoEnv):
 
     def _show(self):
         refs = [
-            ref.model_copy(update={"label": f"frame {place}: "})
-            for place, ref in enumerate(self.refs(self.view), start=1)
+            ref.model_copy(update={"label": f"{place}: "}) for place, ref in enumerate(self.refs(self.view), start=1)
         ]
         return self.grant(refs)
 
     def prompt(self, k: int) -> str:
         left = self.selections - self._selected()
-        select = f"<think>...</think><tool_call>{write_selection((1, 2))}</tool_call> to look around frames, or "
-        ways = f"{select if left > 0 and k < self.budget.max_turns else ''}<think>...</think><answer>X</answer>"
-        return f"{self.question}\nTurn {k} of {self.budget.max_turns}: {ways}"
+        select = f"<tool_call>{write_selection((1, 2))}</tool_call> to look around frames, or "
+        ways = f"{select if left > 0 and k < self.budget.max_turns else ''}<answer>X</answer>"
+        return f"{self.question}\nTurn {k} of {self.budget.max_turns}: <think>...</think>, then {ways}"
 
     def _selected(self) -> int:
         return sum("selected" in turn.info for turn in self.turns)
