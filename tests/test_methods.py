@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from fakes import FAKE_MODEL, FakeEngine, FakeRenderer, FakeTokenizer
-from makers import make_media
+from makers import make_media, make_rendered, make_rollout
 
 from videorl.algorithms.losses import LossInputs, compute_policy_loss
 from videorl.config import Config, load_config
@@ -183,3 +183,26 @@ def test_the_hint_ladder_of_keye_replaces_what_teaches_nothing():
     side = group.sides["hints"]
     assert "grass" in side.prompt.prompt.row["prompt"]
     assert advantages(config, side) == pytest.approx([0.707106, -0.707106], abs=1e-5)
+
+
+# --- episodes ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_turn_that_is_left_out_of_the_loss_earns_credit_all_the_same():
+    """Two turns of one token, one of an environment's between: GRPO over returns 1 and 0 gives +-1/sqrt(2) (unbiased
+    deviation), on both turns; the loss sees the first alone."""
+    config = load_config("train", ["recipe=earl_cpu"])
+    shown = make_rendered("bikes", (1, 9, 2), [make_media("a", grid=(1, 2, 2))])
+    rollouts = [
+        replace(
+            make_rollout(shown, (5, 6, 7), mask=(1, 0, 1), log_probs=(-1.0, 0.0, -2.0), reward=reward),
+            trained=(True, False),
+        )
+        for reward in (1.0, 0.0)
+    ]
+    batch = make_batch([RolloutGroup(prompt=shown, rollouts=tuple(rollouts))])
+    batch = batch.with_(old_log_probs=batch.rollout_log_probs)
+    credited = assign_credit(config, batch, SimpleNamespace(metrics=lambda area, numbers: None))  # type: ignore[arg-type]
+    half = 0.5**0.5
+    assert credited.need("advantages").tolist() == [pytest.approx([s * half, 0, s * half], abs=1e-5) for s in (1, -1)]
+    assert credited.response_mask.tolist() == [[True, False, False]] * 2
