@@ -22,9 +22,12 @@ class FakeEngine:
     """
 
     def __init__(
-        self, script: Callable[[Request], Sequence[int] | Exception], turns: Callable[[int], int] = lambda _: 1
+        self,
+        script: Callable[[Request], Sequence[int] | Exception],
+        turns: Callable[[int], int] = lambda _: 1,
+        cached: int = 3,
     ):
-        self.script, self.turns = script, turns
+        self.script, self.turns, self.cached = script, turns, cached
         self.requests: list[Request] = []
         self.under_way = self.most = 0
 
@@ -47,7 +50,7 @@ class FakeEngine:
             finish_reason="stop",
             weight_version=7,
             seen="seen",
-            cached_tokens=3,
+            cached_tokens=self.cached,
         )
 
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 
+from videorl.beside import begin
 from videorl.cluster import Cluster
 from videorl.config import Config, ConfigError
 from videorl.data.batch import Batch, Row, make_batch, pad
@@ -19,7 +23,7 @@ from videorl.rollout.episodes import Episodes
 from videorl.rollout.frames import FrameStore, Openings
 from videorl.rollout.speakers import Demonstrator, texts
 from videorl.run import Run
-from videorl.types import DataError, RenderedPrompt
+from videorl.types import DataError, Media, RenderedPrompt
 from videorl.workers.encoder import Encoders
 from videorl.workers.policy import Policy
 
@@ -43,25 +47,42 @@ def fit(config: Config) -> None:
         if state is not None:
             rows.load_state(state)
 
+        count = config.rollout.prompts_per_step
+
+        def prepare(step: int) -> _Prepared:
+            prompts = rows.take(count, encoders.ensure)
+            batch = make_supervised_batch(config, model, prompts, encoders.ensure, source, step)
+            return _Prepared(batch, rows.state(), rows.metrics())
+
+        def look_ahead(step: int, in_use: Sequence[Media]) -> _Prepared | None:
+            return prepare(step) if rows.fits_ahead(count, in_use) else None  # what is in use must stay in the store
+
+        ahead: Future[_Prepared | None] | None = None
         while step < config.total_steps:
             step += 1
             with run.step(step) as log:
                 with log.time("data"):
-                    prompts = rows.take(config.rollout.prompts_per_step, encoders.ensure)
+                    prepared = (ahead and ahead.result()) or prepare(step)
                 if step < config.total_steps:  # beside the update
-                    in_use = [item for prompt in prompts for item in prompt.media]
-                    rows.look_ahead(config.rollout.prompts_per_step, encoders.ensure, in_use)
-                with log.time("demonstrations"):
-                    batch = make_supervised_batch(config, model, prompts, encoders.ensure, source, step)
+                    in_use = [item for row in prepared.batch.rows for item in row.media]
+                    ahead = begin(partial(look_ahead, step + 1, in_use), "look-ahead")
                 with log.time("update"):
-                    log.metrics("policy", policy.fit(batch))
-                log.metrics("data", rows.metrics())
+                    log.metrics("policy", policy.fit(prepared.batch))
+                log.metrics("data", prepared.counts)
                 log.metrics("video", encoders.take_counts())
             if run.due("save", step):
-                run.save(step, {"policy": policy}, rows.state())
+                run.save(step, {"policy": policy}, prepared.state)
 
         policy.export(run.folder / "export")
         run.finish()
+
+
+class _Prepared(NamedTuple):
+    """A batch, and the stream of rows as it is after it."""
+
+    batch: Batch
+    state: dict[str, Any]
+    counts: dict[str, float]
 
 
 def supervised(config: Config) -> Config:

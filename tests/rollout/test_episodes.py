@@ -66,7 +66,7 @@ class FakeFrames:
 
 def run(
     *texts: str, env: str = "video_mtr", size: int = 1, context: str = "concat", frames: Any = None, limit: int = 512,
-    training: bool = False, script: Any = None,
+    training: bool = False, script: Any = None, cached: int = 3,
 ) -> tuple[RolloutGroup, FakeEngine]:  # fmt: skip
     config = load_config("train", [
         "recipe=quickstart", "rewards.terms.format=null", "rewards.terms.accuracy=null",
@@ -75,7 +75,7 @@ def run(
         f"rollout.max_model_len={limit}", "rollout.max_response_tokens=64",
     ])  # fmt: skip
     said = iter(texts * size)
-    engine = FakeEngine(script or (lambda request: [*map(ord, next(said)), STOP]))
+    engine = FakeEngine(script or (lambda request: [*map(ord, next(said)), STOP]), cached=cached)
     model: Any = FakeModel()
     store: Any = frames or FakeFrames()
     episodes = Episodes(config, model, store, PolicySpeaker(engine))
@@ -115,6 +115,14 @@ def test_ids_are_appended():
     assert rollout.measures["frames"] == 4 and rollout.measures["malformed"] == 0
     assert rollout.text == f"{LOOK}\n{ANSWER}" and rollout.weight_version == 7
     assert rollout.episode is not None and rollout.episode["progress"] == 1.0
+
+
+@pytest.mark.parametrize("cached", [3, 10**6])
+def test_prefix_hits_are_of_what_the_episode_had_shown(cached):
+    """What siblings have shown may go on in the same way, and is cached as well."""
+    group, engine = run(LOOK, ANSWER, cached=cached)
+    before = len(engine.requests[0].token_ids) + len(LOOK) + 1 + 2  # a clip is two tokens
+    assert only(group).measures["prefix_hit"] == pytest.approx(min(cached, before) / before)
 
 
 def test_a_window_begins_another_row():

@@ -250,7 +250,8 @@ class _Collection:
                 break
             said = await self.speaker(self.asked(prompt, played, len(past) + 1, view))
             if played.rows and played.rows[-1].continued_by(view):
-                played.again.append((before, said.cached_tokens))
+                # siblings may have shown the same beyond that
+                played.again.append((before, min(before, said.cached_tokens)))
             else:
                 played.rows.append(_Row(view))
             played.rows[-1].add(view, said)
