@@ -93,12 +93,12 @@ def main() -> None:
         "Siblings that look again",
         ["round", "path", "seconds", "frames shown", "distinct", "encoder calls", "prefix hits"],
         rows,
-        f"{SIBLINGS} episodes of {TURNS} turns over one video of {MINUTES} minutes: {INITIAL} of {CANDIDATES} candidate "
-        f"frames of {SIDE} x {SIDE} pixels at first, {A_TURN} more a turn, of a range that follows from what was said; "
-        "tower of 7 million parameters; wall seconds from the row to the score. Plain: one episode after the other, "
-        "each turn from pixels, which the engine decodes and encodes with all frames of the turns before (vLLM's "
-        "prefix cache is on, there too). Shared: all at once, each distinct frame decoded and encoded once. Both "
-        "paths start a round with new weights; the second has frames in the store from the first.",
+        f"{SIBLINGS} episodes of {TURNS} turns over one video of {MINUTES} minutes: {INITIAL} of {CANDIDATES} "
+        f"candidate frames of {SIDE} x {SIDE} pixels at first, {A_TURN} more a turn, of a range that follows from what "
+        "was said; tower of 7 million parameters; wall seconds from the row to the score. Plain: one episode after "
+        "the other, each turn from pixels, which the engine decodes and encodes with all frames of the turns before "
+        "(vLLM's prefix cache is on, there too). Shared: all at once, each distinct frame decoded and encoded once. "
+        "Both paths start a round with new weights; the second has frames in the store from the first.",
     )
 
 
