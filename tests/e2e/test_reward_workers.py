@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 import ray
+from ray.exceptions import RayActorError
 
 from videorl.rewards.result import Abstained, Sample
 from videorl.rewards.rubric import Rubric
@@ -69,6 +70,10 @@ def test_a_scorer_that_is_gone_is_reported_and_replaced(stack):
     ray.get(workers.ready())
     for _ in range(3):  # a canary that one report asks for shows in the next
         assert workers.report(check=False)["judge/calls"] == 0
-    ray.kill(workers._scorers["judge"].actor)
+    actor = workers._scorers["judge"].actor
+    ray.kill(actor)
+    with pytest.raises(RayActorError):  # what is asked of it at once it may still answer
+        while True:
+            ray.get(actor.take_counts.remote(), timeout=60)
     assert workers.report(check=False) == {"judge/unreachable": 1.0}
     assert workers.report(check=False)["judge/calls"] == 0
