@@ -29,8 +29,9 @@ class Wanders(VideoMTR):
     async def step(self, response: str):
         if len(self.turns) + 1 == self.budget.max_turns:
             return await super().step("<think>x</think><answer>A</answer>")
-        first = zlib.crc32(response.encode()) % (self.task.videos[0].num_frames - A_TURN)
-        return await super().step(f"<think>x</think><retrieve>{first},{first + A_TURN - 1}</retrieve>")
+        frames = self.budget.per_turn
+        first = zlib.crc32(response.encode()) % (self.task.videos[0].num_frames - frames)
+        return await super().step(f"<think>x</think><retrieve>{first},{first + frames - 1}</retrieve>")
 
 
 def play(side: Side, together: bool, label: str) -> tuple[float, list[Rollout]]:
@@ -68,7 +69,6 @@ def main() -> None:
             f"rollout.env={{target: 'benchmarks.episodes:Wanders', params: {{budget: {budget}}}}}",
         )  # fmt: skip
         rows: list[list[Any]] = []
-        ratios = []
         with Cluster(config) as cluster:
             policy = Policy.trained(cluster, config)
             sides = {"plain": Side(cluster, config.model_copy(update={"store": None})), "shared": Side(cluster, config)}
@@ -86,8 +86,7 @@ def main() -> None:
                     hits = statistics.mean(rollout.measures["prefix_hit"] for rollout in rollouts)
                     rows.append([number + 1, name, f"{seconds[name]:.2f}", len(shown), len(set(shown)), calls,
                                  f"{hits:.0%}"])  # fmt: skip
-                ratios.append(seconds["plain"] / seconds["shared"])
-                rows.append([number + 1, "**ratio**", f"**{ratios[-1]:.1f}**", "", "", "", ""])
+                rows.append([number + 1, "**ratio**", f"**{seconds['plain'] / seconds['shared']:.1f}**", *[""] * 4])
     write_table(
         "episodes",
         "Siblings that look again",

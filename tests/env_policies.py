@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import zlib
 from collections.abc import Callable, Iterable
 
 from videorl.envs.earl import Earl
@@ -78,16 +77,6 @@ def _led(env_class: type) -> type:
 LedSingleTurn, LedMTR, LedThinker, LedCoM, LedEarl, LedVR = map(
     _led, (SingleTurn, VideoMTR, FrameThinker, VideoCoM, Earl, VRThinker)
 )
-
-
-class Wanders(VideoMTR):
-    """Retrieves what follows from the response, whatever it is, and answers in the last turn."""
-
-    async def step(self, response: str):
-        if len(self.turns) + 1 == self.budget.max_turns:
-            return await super().step("<think>x</think><answer>A</answer>")
-        first = zlib.crc32(response.encode()) % (self.task.videos[0].num_frames - 8)
-        return await super().step(f"<think>x</think><retrieve>{first},{first + 7}</retrieve>")
 
 
 class ShapedToFail(VideoMTR):

@@ -3,11 +3,14 @@ build its module, optimiser and seeds anew less than one."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any, ClassVar
 
 import ray
 
 from videorl.cluster import Cluster, Worker
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # worker processes cannot import test modules
 
 
 class WarmCluster(Cluster):

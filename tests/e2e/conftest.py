@@ -121,7 +121,6 @@ class Stack:
 @pytest.fixture(scope="session")
 def stack(workspace):
     os.environ["OMP_NUM_THREADS"] = "1"
-    import ray
     import warm_workers
 
     from videorl.models.base import open_model
@@ -137,7 +136,6 @@ def stack(workspace):
     )  # fmt: skip
     model = open_model(config.model)
     source = open_source(config, model)
-    ray.cloudpickle.register_pickle_by_value(warm_workers)  # worker processes cannot import test modules
     with warm_workers.WarmCluster(config) as cluster:
         encoders = Encoders(cluster, config, source)
         engines = Engines(cluster, config)

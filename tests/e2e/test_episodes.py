@@ -121,7 +121,7 @@ def long_clip(stack) -> str:
 def test_siblings_share_what_they_look_at(stack, long_clip):
     """Eight siblings of five turns on ten minutes of video: a frame is decoded and encoded once, whoever asks."""
     budget = {"initial": 8, "per_turn": 4, "max_turns": 5, "total": None, "max_pixels": 784}
-    config = make_config(stack, "env_policies:Wanders", {"budget": budget})
+    config = make_config(stack, "benchmarks.episodes:Wanders", {"budget": budget})
     sampling = config.data.sampling.model_copy(update={"num_frames": 64, "max_frames": 64})
     config = config.model_copy(update={"data": config.data.model_copy(update={"sampling": sampling})})
     video = {"path": long_clip, "start": None, "end": None, "fps": None, "sha256": None}

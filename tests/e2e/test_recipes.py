@@ -24,6 +24,8 @@ from videorl.data.synth.folder import write_rows
 STEPS = 2
 PARITY = 1e-4
 SFT_STEPS, SFT_BATCH = 60, 8
+# of sixteen pairs some are wrong without a hint and right with one; of eight groups of four it happened that none was
+MANY_SMALL_GROUPS = {"keye_gspo": ("rollout.prompts_per_step=8", "rollout.group_size=2")}
 LONGEST = 160  # characters of a response that the model is taught: the lists of a tube are longer
 
 
@@ -82,7 +84,6 @@ def rehearsal(tmp_path_factory) -> Iterator[Rehearsal]:
     with JudgeServer(grade_by_overlap) as judge:
         shared = Rehearsal(folder, judge)
         config = shared.config("video_r1")
-        ray.cloudpickle.register_pickle_by_value(warm_workers)
         with warm_workers.WarmCluster(config) as cluster, pytest.MonkeyPatch.context() as patch:
             teach(shared)
             encoders = cluster.actors(EncoderWorker, 1, 0.0, config)
@@ -143,7 +144,7 @@ def test_a_recipe_trains(rehearsal, open_run, recipe):
     from videorl.launch import config_problems
     from videorl.train import train
 
-    config = rehearsal.config(recipe, *rehearsal.scorers(recipe))
+    config = rehearsal.config(recipe, *rehearsal.scorers(recipe), *MANY_SMALL_GROUPS.get(recipe, ()))
     assert list(config_problems(config)) == []
     train(config)
 
@@ -164,10 +165,8 @@ def test_a_recipe_trains(rehearsal, open_run, recipe):
     passes = {
         name: one for name, one in config.rollout.passes.items() if one and one.params.get("term") in {None, *used}
     }
-    for name, one in passes.items():
-        asked = [line[f"rollout/{name}/asked"] for line in lines.values()]
-        # whether two steps have a prompt that no rollout gets right, but one with a hint does, is chance
-        assert any(asked) or one.target == "hint_ladder"
+    for name in passes:
+        assert any(line[f"rollout/{name}/asked"] for line in lines.values())
     for name, target in used.items():
         if target == "judge":
             check_judge(name, lines)

@@ -45,9 +45,8 @@ class FrameThinker(VideoEnv):
         bonus_time: float = 0.2,
     ):
         super().__init__(budget)
-        self.variant: Variant = variant
         self._budgets = (budget, long_budget)
-        self.bonus_choose, self.bonus_time = bonus_choose, bonus_time
+        self.variant, self.bonus_choose, self.bonus_time = variant, bonus_choose, bonus_time
 
     # -- grammar -----------------------------------------------------------------------------------------------------
 

@@ -70,6 +70,7 @@ def check_score(score: Score, episode: Episode) -> None:
         raise ValueError("score: must hold finite numbers alone")
 
 
+Lines = Iterable[tuple[str, EpisodeLine]]
 """Each behind its place, the file and the number of the line."""
 
 
@@ -105,10 +106,6 @@ def _read_line(record: Any, place: str) -> EpisodeLine:
         where = ".".join(map(str, first["loc"]))
         problem = f"{where}: {first['msg']}" if where else first["msg"].removeprefix("Value error, ")
         raise DataError("bad_episode", f"{place}: {problem}") from error
-
-
-Lines = Iterable[tuple[str, EpisodeLine]]
-"""Each behind its place, the file and the number of the line."""
 
 
 def select(lines: Lines, step: int | None = None, id: str | None = None) -> Iterator[tuple[str, EpisodeLine]]:
