@@ -107,6 +107,16 @@ def test_mandatory_values_are_asked_for_all_at_once(capsys):
         (["rollout.engine=vlm"], "rollout.engine: 'vlm' is not known; did you mean vllm?"),
         (["algorithm=ppo"], "critic: null, .*critic=default"),
         (["critic=default"], "critic: given, .*critic=none"),
+        (["algorithm=dpo", "~algorithm.loss_options.beta"], "algorithm.loss_options: {}, dpo needs beta; add it"),
+        (
+            ["algorithm=dpo", "+algorithm.loss_options.gamma=1"],
+            "loss_options.gamma: given, but dpo has no such setting",
+        ),
+        (["recipe=quickstart_dpo", "prefer.batch_size=3"], "prefer.batch_size: 3, must be a multiple of .*=2; change"),
+        (
+            ["recipe=quickstart_dpo", "policy.micro_batch_tokens=150"],
+            "policy.micro_batch_tokens: 150, must hold both rows of a pair = 156; raise it",
+        ),
         (["algorithm=dapo"], "algorithm.overlong.buffer: 512, .*lower it"),
         (["data.sampling.num_frames=4"], "data.sampling.fps: 2.0, num_frames: 4, give one"),
         (["rewards.terms.accuracy.requires=fromat"], "rewards.terms.accuracy.requires: 'fromat'.*'format'"),

@@ -23,7 +23,10 @@ LAYERS = (
     ("checkpoint", "tracking", "live", "summary", "run"),
     ("models", "data"),
     ("rollout", "envs", "rewards", "workers"),
-    ("planning", "launch", "train", "train_async", "sft", "evaluate", "recipes", "episodes", "__main__"),
+    (
+        *("planning", "launch", "fitting", "recipes", "episodes", "__main__"),
+        *("train", "train_async", "sft", "prefer", "reward_model", "evaluate"),
+    ),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 APART = ({"rollout", "workers"},)  # they meet in train.py, through types

@@ -17,7 +17,7 @@ from videorl.launch import config_problems, main
 from videorl.recipes import Method, describe_parts, load_methods, load_parts, make_page
 
 ROOT = Path(recipes.__file__).parent.parent
-NO_METHOD = {"quickstart", "quickstart_ppo", "real_clips", "qwen2_5_vl_7b_grpo"}  # ours, of no paper
+NO_METHOD = {"quickstart", "quickstart_dpo", "quickstart_ppo", "real_clips", "qwen2_5_vl_7b_grpo"}  # ours, of no paper
 NO_METHOD |= {"long_video", "earl_cpu", "video_mtr_cpu"}
 FOR_THE_CPU = {"videossr"}  # at its own size
 ALL = sorted(path.stem for path in (configs_folder() / "recipe").glob("*.yaml"))

@@ -4,11 +4,16 @@ build its module, optimiser and seeds anew less than one."""
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import ray
+import torch
+from safetensors.torch import load_file
 
 from videorl.cluster import Cluster, Worker
+from videorl.rollout.engine import Engines
+from videorl.workers.encoder import Encoders
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # worker processes cannot import test modules
 
@@ -47,3 +52,28 @@ class WarmCluster(Cluster):
 
 def build_anew(worker: Any, *args: Any) -> None:
     type(worker).__init__(worker, *args)
+
+
+# --- what tests of workers have in common ---------------------------------------------------------------------------
+
+SGD = ("policy.optim.name=sgd", "policy.optim.lr=0.1", "policy.optim.warmup_steps=0", "cluster.placement=spread")
+
+
+@contextmanager
+def started(stack, *parts):
+    """Workers for one test. Engines and encoders end with it; processes of trainers are for the next to build in."""
+    stack.cluster.wait(**{f"part {index}": part for index, part in enumerate(parts)})
+    try:
+        yield
+    finally:
+        for part in parts:
+            if not isinstance(part, Engines | Encoders):
+                stack.cluster.park(part.group)
+                continue
+            for actor in part.actors:
+                ray.kill(actor)
+
+
+def weights(policy, folder) -> dict[str, torch.Tensor]:
+    policy.export(folder)
+    return load_file(folder / "model.safetensors")

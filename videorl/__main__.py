@@ -15,6 +15,8 @@ COMMANDS = {
     "train": "reinforcement learning",
     "train_async": "the same, rolling out the next batch while it trains on this one",
     "sft": "supervised cold start",
+    "prefer": "training on pairs: DPO and its relatives",
+    "reward_model": "a reward model fitted to pairs",
     "evaluate": "held-out accuracy of a model",
     "data": "data sets: check, convert, select, stats, synth",
     "rewards": "list the built-in reward terms, score saved rollouts again",

@@ -185,8 +185,8 @@ class AlgorithmConfig(Section):
     gamma: Fraction
     lam: Fraction
     advantage_options: dict[str, Any] = Field(description="settings of this estimator alone, e.g. turn_gamma")
-    loss: str = Field(description="name of a policy loss")
-    loss_options: dict[str, Any] = Field(description="settings of a verl loss, as verl spells them, e.g. dro_beta")
+    loss: str = Field(description="name of a policy loss; of a loss on pairs for prefer and reward_model, e.g. dpo")
+    loss_options: dict[str, Any] = Field(description="settings of that loss, e.g. beta; verl's as verl spells them")
     loss_agg: Literal["token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
     clip_low: PositiveFloat
     clip_high: PositiveFloat
@@ -232,20 +232,25 @@ class CriticConfig(TrainerConfig):
     warmup_steps: Count = Field(description="steps in which only the critic learns")
 
 
-class SftConfig(Section):
-    """Supervised cold start, read by `python -m videorl.sft`: rows carry their target in `response`."""
+class FitConfig(Section):
+    """A stage that learns from rows as they stand: `prefer` and `reward_model`, from `chosen` and `rejected`."""
 
     model_path: str = Field(
-        description="checkpoint to start from, tiny = a random one made in the run folder; export/ is the result"
+        description="checkpoint to start from, for sft also tiny = a random one; export/ comes of it"
     )
-    path: str = Field(description="rows with a `response`")
+    path: str = Field(description="the rows to learn from")
     steps: Positive
-    batch_size: Positive
+    batch_size: Positive = Field(description="rows of one step")
+    optim: OptimConfig
+
+
+class SftConfig(FitConfig):
+    """Supervised cold start, read by `python -m videorl.sft`: rows carry their target in `response`."""
+
     train_vision: bool
     noise: tuple[Fraction, Fraction] = Field(
         description="share of an environment's demonstrated turns that know nothing, and share of the steps before that"
     )
-    optim: OptimConfig
 
 
 class EncoderConfig(Section):
@@ -281,6 +286,8 @@ class Config(Section):
     critic: CriticConfig | None
     encoder: EncoderConfig
     sft: SftConfig | None
+    prefer: FitConfig | None
+    reward_model: FitConfig | None
     eval: EvalConfig
     cluster: ClusterConfig
 

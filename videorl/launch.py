@@ -16,11 +16,20 @@ from videorl.algorithms.names import (
     ADVANTAGES,
     FIXED_LOSS_AGG,
     LOSSES,
+    PAIR_LOSSES,
     SEQUENCE_LOSSES,
     advantage_needs,
     needs_group,
 )
-from videorl.config import Config, ConfigError, EnvConfig, compose_config, configs_folder, load_config
+from videorl.config import (
+    Config,
+    ConfigError,
+    EnvConfig,
+    FitConfig,
+    compose_config,
+    configs_folder,
+    load_config,
+)
 from videorl.envs.registry import load_env
 from videorl.imports import load_object
 from videorl.planning import dry_run
@@ -88,6 +97,9 @@ def config_problems(config: Config) -> Iterator[str]:
     yield from _batch_arithmetic(config)
     yield from list(_unknown_names(config)) or _algorithm(config)
     yield from _model_and_data(config)
+    for key, stage in (("prefer", config.prefer), ("reward_model", config.reward_model)):
+        if stage is not None:
+            yield from _pairs(config, key, stage)
     if config.rollout.env is not None:
         yield from _environment(config, config.rollout.env)
         return
@@ -204,11 +216,27 @@ def _batch_arithmetic(config: Config) -> Iterator[str]:
         )
 
 
+def _pairs(config: Config, key: str, stage: FitConfig) -> Iterator[str]:
+    """Mini-batches are equal, and a pair goes through the model together."""
+    if stage.batch_size % config.policy.mini_batches:
+        yield (
+            f"{key}.batch_size: {stage.batch_size}, must be a multiple of policy.mini_batches="
+            f"{config.policy.mini_batches}; change one of them"
+        )
+    prompt, response = config.data.max_prompt_tokens, config.rollout.max_response_tokens
+    pair = prompt + 2 * response if config.policy.shared_prompt else 2 * (prompt + response)
+    if config.policy.micro_batch_tokens < pair:
+        yield (
+            f"policy.micro_batch_tokens: {config.policy.micro_batch_tokens}, must hold both rows of a pair = {pair}; "
+            "raise it, or lower data.max_prompt_tokens or rollout.max_response_tokens"
+        )
+
+
 def _unknown_names(config: Config) -> Iterator[str]:
     """What is given by a name or an import string that leads nowhere."""
     for key, value, names in (
         ("algorithm.advantage", config.algorithm.advantage, tuple(ADVANTAGES)),
-        ("algorithm.loss", config.algorithm.loss, LOSSES),
+        ("algorithm.loss", config.algorithm.loss, (*LOSSES, *PAIR_LOSSES)),
         ("rollout.engine", config.rollout.engine, ("vllm",)),
     ):
         if ":" in value:
@@ -249,6 +277,11 @@ def _algorithm(config: Config) -> Iterator[str]:
         )
     if algorithm.kl and algorithm.kl.where == "loss" and algorithm.kl.estimator == "k1":
         yield "algorithm.kl.estimator: 'k1', its gradient is zero on average when it is in the loss; take k2 or k3"
+    needed, further = PAIR_LOSSES.get(algorithm.loss, (frozenset(), algorithm.loss_options.keys()))
+    for name in sorted(needed - algorithm.loss_options.keys()):
+        yield f"algorithm.loss_options: {algorithm.loss_options}, {algorithm.loss} needs {name}; add it"
+    for name in sorted(algorithm.loss_options.keys() - needed - further):
+        yield f"algorithm.loss_options.{name}: given, but {algorithm.loss} has no such setting; remove it"
     if (fixed := FIXED_LOSS_AGG.get(algorithm.loss)) and algorithm.loss_agg != fixed:
         yield f"algorithm.loss_agg: {algorithm.loss_agg!r}, {algorithm.loss} is defined with {fixed}; set that"
     wants_critic = "values" in advantage_needs(algorithm.advantage)

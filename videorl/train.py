@@ -14,9 +14,10 @@ from videorl import contract
 from videorl.algorithms.advantages import compute_advantages
 from videorl.algorithms.importance import compute_importance_weights
 from videorl.algorithms.kl import apply_kl_to_rewards
+from videorl.algorithms.names import PAIR_LOSSES
 from videorl.algorithms.shaping import compute_overlong_penalty
 from videorl.cluster import Cluster
-from videorl.config import Config
+from videorl.config import Config, ConfigError
 from videorl.contract import AlignmentError
 from videorl.data.batch import Batch, at_last_token, make_batch
 from videorl.data.prompts import PromptStream
@@ -64,9 +65,9 @@ class Job:
     def learners(self) -> dict[str, Policy | Critic]:
         return {"policy": self.policy} | ({"critic": self.critic} if self.critic else {})
 
-    def in_use(self, groups: Sequence[RolloutGroup]) -> list[Media]:
-        """What the store has to keep while these groups are trained on."""
-        return [item for prompt in self.exam for item in prompt.media] + shown(groups)
+    def in_use(self, trained: Sequence[Media]) -> list[Media]:
+        """What the store has to keep while this is trained on."""
+        return [*(item for prompt in self.exam for item in prompt.media), *trained]
 
 
 def shown(groups: Sequence[RolloutGroup]) -> list[Media]:
@@ -76,19 +77,29 @@ def shown(groups: Sequence[RolloutGroup]) -> list[Media]:
 
 def train(config: Config) -> None:
     """Post-train a video LLM with reinforcement learning."""
+    refuse_pair_loss(config)
     with start(config) as job:
         for step in range(job.step + 1, config.total_steps + 1):
             with job.run.step(step) as log:
                 with log.time("rollout"):  # 1. G responses per prompt, scored
                     groups = collect(job, step, log)
                 if step < config.total_steps:  # beside all that follows
-                    job.prompts.look_ahead(config.rollout.prompts_per_step, job.encoders.ensure, job.in_use(groups))
+                    count, in_use = config.rollout.prompts_per_step, job.in_use(shown(groups))
+                    job.prompts.look_ahead(count, job.encoders.ensure, in_use)
                 learn(job, groups, step, log)  # 2. to 5.
                 with log.time("weight_sync"):  # 6. the engines sample from the new policy
                     job.engines.load_weights(job.policy.publish(version=step))
                 report(job, step, log)
             if job.run.due("save", step):
                 job.run.save(step, job.learners, job.prompts.state())
+
+
+def refuse_pair_loss(config: Config) -> None:
+    if config.algorithm.loss in PAIR_LOSSES:
+        problem = (
+            f"algorithm.loss: {config.algorithm.loss}, learns from pairs; run videorl.prefer, or set algorithm=grpo"
+        )
+        raise ConfigError([problem])
 
 
 def learn(job: Job, groups: Sequence[RolloutGroup], step: int, log: StepLog, max_staleness: int = 0) -> None:

@@ -19,7 +19,7 @@ from videorl.beside import begin
 from videorl.config import Config, ConfigError
 from videorl.launch import main
 from videorl.run import StepLog
-from videorl.train import Job, collect, learn, report, shown, start
+from videorl.train import Job, collect, learn, refuse_pair_loss, report, shown, start
 from videorl.types import DataError, Media, RolloutGroup
 
 Ahead = tuple[list[RolloutGroup], StepLog]
@@ -27,6 +27,7 @@ Ahead = tuple[list[RolloutGroup], StepLog]
 
 def train_async(config: Config) -> None:
     """Post-train a video LLM with reinforcement learning, rolling out one step ahead of the update."""
+    refuse_pair_loss(config)
     if config.algorithm.importance_cap is None:
         raise ConfigError(
             ["algorithm.importance_cap: null, rollouts are one version old here and must be weighted for it; set 2.0"]
@@ -40,7 +41,7 @@ def train_async(config: Config) -> None:
                 log.merge(gathered)
                 _keep(job, groups)
                 state = job.prompts.state()  # before the next prompts are taken: a checkpoint rolls them out again
-                ahead = partial(_collect_beside, job, step + 1, job.in_use(groups))
+                ahead = partial(_collect_beside, job, step + 1, job.in_use(shown(groups)))
                 coming = begin(ahead, "rollout") if step < config.total_steps else None
                 learn(job, groups, step, log, max_staleness=1)  # 2. to 5.
                 if coming:

@@ -65,6 +65,21 @@ RECORDS = {
             {"from": "gpt", "value": "B. a taxi"},
         ],
     },
+    "rrpo": {
+        "question": "<image>\nWhat happens?",
+        "answer": "A red car stops, then turns.",
+        "answer_masked": "A <MASK>red</MASK> car stops, then <MASK>turns</MASK>.",
+        "pred": "A blue car stops, then drives off.",
+        "pred_masked": "A <MASK>blue</MASK> car stops, then <MASK>drives off</MASK>.",
+        "video": "a.mp4",
+    },
+    "preference": {
+        "prompt": [{"role": "user", "content": "<image>Who?"}],
+        "chosen": [{"role": "assistant", "content": "a dog"}],
+        "rejected": {"from": "gpt", "value": "a cat"},
+        "video": "a.mp4",
+        "score": 3,
+    },
     "v1-33k": {
         "video_path": "sets/a.mp4",
         "events": [{"scene": "Scene 1", "description": "A dog runs."}],
@@ -154,6 +169,29 @@ EXPECTED = {
         "data_source": "llava",
         "meta": {},
         "response": "B. a taxi",
+    },
+    "rrpo": {
+        "id": "row-1",
+        "task": "open",
+        "prompt": "<video>\nWhat happens?",
+        "videos": [{"path": "a.mp4"}],
+        "data_source": "rrpo",
+        "chosen": "A red car stops, then turns.",
+        "rejected": "A blue car stops, then drives off.",
+        "phrases": [
+            {"chosen": [2, 5], "rejected": [2, 6]},
+            {"chosen": [22, 27], "rejected": [23, 33]},
+        ],
+    },
+    "preference": {
+        "id": "row-1",
+        "task": "open",
+        "prompt": "<video>Who?",
+        "videos": [{"path": "a.mp4"}],
+        "data_source": "preference",
+        "chosen": "a dog",
+        "rejected": "a cat",
+        "meta": {"score": 3},
     },
     "v1-33k": {
         "id": "row-1",
@@ -245,6 +283,26 @@ def test_arrays_of_numpy_are_read():
     assert convert("temporal-r1", floats)["spans"] == [[5.0, 10.0]]
 
 
+def test_the_prompt_of_a_pair_may_stand_in_its_conversations():
+    asked = [{"role": "user", "content": "<video>Who?"}]
+    changes = {side: [*asked, {"role": "assistant", "content": text}] for side, text in PAIR.items()}
+    assert convert("preference", reshape("preference", prompt=..., **changes)) == convert(
+        "preference", RECORDS["preference"]
+    )
+
+
+def test_ms_swift_writes_the_rejected_reply_beside_the_conversation():
+    row = convert("ms-swift", reshape("ms-swift", rejected_response="<answer>A cat.</answer>"))
+    assert (row["chosen"], row["rejected"], row["response"]) == (
+        "<think>x</think><answer>A dog.</answer>",
+        "<answer>A cat.</answer>",
+        None,
+    )
+
+
+PAIR = {"chosen": "a dog", "rejected": "a cat"}
+
+
 # --- detection -------------------------------------------------------------------------------------------------------
 
 
@@ -312,6 +370,12 @@ def test_an_unknown_name_lists_the_choices():
         ("video-r1", {"options": [["A"]]}, "wrong_type: options="),
         ("video-r1", {"problem_type": "numerical", "solution": "a few"}, "bad_gold: answer='a few' is not one number"),
         ("video-r1", {"options": ["A. a dog", "B. a dog"]}, "schema: .*repeat an option"),
+        ("rrpo", {"pred_masked": "A blue car stops, then <MASK>drives off</MASK>."}, "bad_phrases: .* 2 phrases .* 1;"),
+        ("rrpo", {"answer": "A red car turns."}, "bad_phrases: answer_masked without its marks is not answer="),
+        ("rrpo", {"pred": "x", "pred_masked": "x"}, "bad_phrases: pred_masked='x' marks no phrase"),
+        ("preference", {"chosen": "a cat"}, "schema: .*chosen and rejected are both 'a cat'"),
+        ("preference", {"prompt": ...}, "missing: prompt is absent, and chosen and rejected do not begin alike"),
+        ("preference", {"chosen": [{"role": "user", "content": "x"}]}, "missing: chosen ends with a message of 'user'"),
         ("ms-swift", {"messages": [{"role": "tool", "content": "x"}]}, "wrong_type: role='tool' must be one of"),
         ("ms-swift", {"messages": [{"role": "assistant", "content": "x"}]}, "missing: .* no message of the user"),
         ("ms-swift", {"messages": [{"role": "user", "content": None}]}, "wrong_type: text=None must be a text"),

@@ -19,6 +19,7 @@ from videorl.data.batch import (
     micro_batches,
     mini_batches,
     pad,
+    pair_rows,
     shard,
 )
 from videorl.types import Continuation, RolloutGroup
@@ -239,6 +240,32 @@ def test_micro_batches_by_hand():
     # the first group is cut, and its prompt stands twice: 5 + 2, 5 + 1
     assert micro_batches(groups, 7, shared=True) == [[0, 1], [2], [3, 4], [5]]
     assert micro_batches(groups, 4, shared=True) == [[0], [1], [2], [3, 4], [5]]
+
+
+def pairs_of(prompts: list[int]) -> Batch:
+    """Pairs on prompts of so many tokens; those of equal length are the same prompt."""
+    batch = rows_of([(tokens, 2) for tokens in prompts])
+    rows = [replace(row, token_ids=(0,) * len(row.token_ids), chosen=not i % 2) for i, row in enumerate(batch.rows)]
+    return replace(batch, rows=tuple(rows))
+
+
+@fixed
+@given(prompts=st.lists(st.integers(1, 9), min_size=1, max_size=12), budget=st.integers(1, 60), shared=st.booleans())
+def test_a_pair_is_never_cut(prompts, budget, shared):
+    batch = pairs_of(prompts)
+    parts = micro_batches(batch, budget, shared)
+    assert sorted(index for part in parts for index in part) == list(range(len(batch)))
+    for part in parts:
+        chosen, rejected = pair_rows(batch.select(part))
+        assert len(chosen) == len(rejected) == len(part) / 2
+        packed = sum({len(batch.rows[index].token_ids) for index in part}) + len(part)
+        padded = len(part) * max(batch.row_tokens[index] for index in part)
+        assert len(part) == 2 or (packed if shared else padded) <= budget
+
+
+def test_pair_rows_stand_in_the_same_order():
+    batch = pairs_of([3, 4]).select([3, 2, 0, 1])
+    assert pair_rows(batch) == ([1, 2], [0, 3])
 
 
 def test_forward_tokens_by_hand():

@@ -37,6 +37,15 @@ ROWS = [
         "meta": {"split": "easy"},
     },
     {"id": "c", "task": "open", "prompt": "Why?", "answer": "because", "response": "<answer>because</answer>"},
+    {
+        "id": "d",
+        "task": "open",
+        "prompt": "Why?",
+        "chosen": "it rains",
+        "rejected": "it snows",
+        "phrases": [{"chosen": [3, 8], "rejected": [3, 8]}],
+        "provenance": {"iteration": 1, "critique": "no snow"},
+    },
 ]
 
 COLUMNS = {name: [row.get(name) for row in ROWS] for name in dict.fromkeys(name for row in ROWS for name in row)}
@@ -66,7 +75,7 @@ def refusal(tmp_path, **fields):
 
 
 def test_rows_have_every_field_and_unknown_columns_are_in_meta(tmp_path):
-    first, second, third = load_rows(write_jsonl(tmp_path / "rows.jsonl", ROWS))
+    first, second, third, fourth = load_rows(write_jsonl(tmp_path / "rows.jsonl", ROWS))
     assert first == {
         "id": "a",
         "task": "mc",
@@ -78,9 +87,15 @@ def test_rows_have_every_field_and_unknown_columns_are_in_meta(tmp_path):
         "data_source": "test",
         "meta": {"difficulty": 3},
         "response": None,
+        "chosen": None,
+        "rejected": None,
+        "phrases": None,
+        "provenance": None,
     }
     assert second["meta"] == {"split": "easy"} and second["spans"] == [[0.5, 2.0], [3.0, 8.0]]
     assert third["videos"] == [] and third["data_source"] == "unknown" and third["response"].startswith("<answer>")
+    assert fourth["phrases"] == [{"chosen": [3, 8], "rejected": [3, 8]}]
+    assert fourth["provenance"] == {"model": None, "iteration": 1, "perturbation": None, "critique": "no snow"}
 
 
 def test_parquet_gives_the_same_rows(tmp_path):
@@ -188,6 +203,20 @@ CLIP = {"path": "a.mp4"}
 @pytest.mark.parametrize(
     ("fields", "complaint"),
     [
+        ({"chosen": "a"}, "chosen='a' with rejected=None: a pair needs both"),
+        ({"chosen": "a", "rejected": "a"}, "chosen and rejected are both 'a'"),
+        (
+            {"chosen": "abc", "rejected": "xyz", "phrases": [{"chosen": [0, 4], "rejected": [0, 1]}]},
+            "[0, 4] of chosen must be [start, end) of its 3 characters",
+        ),
+        (
+            {
+                "chosen": "abc",
+                "rejected": "xyz",
+                "phrases": [{"chosen": [0, 1], "rejected": [1, 2]}, {"chosen": [1, 2], "rejected": [1, 3]}],
+            },
+            "[1, 3] of rejected must be [start, end) of its 3 characters, after 2: phrases come in order",
+        ),
         ({"id": ""}, "id='': String should have at least 1 character"),
         ({"id": 1.5}, "id=1.5: Input should be a valid string"),
         ({"prompt": []}, "prompt.messages=[]: List should have at least 1 item"),

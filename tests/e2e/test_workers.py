@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
-import ray
 import torch
 from safetensors.torch import load_file, save_file
+from warm_workers import SGD, started, weights
 
 from videorl.data.batch import make_batch
 from videorl.data.prompts import PromptStream
@@ -19,23 +18,6 @@ from videorl.rollout.engine import Engines
 from videorl.workers.critic import Critic
 from videorl.workers.encoder import Encoders
 from videorl.workers.policy import Policy, Reference
-
-SGD = ("policy.optim.name=sgd", "policy.optim.lr=0.1", "policy.optim.warmup_steps=0", "cluster.placement=spread")
-
-
-@contextmanager
-def started(stack, *parts):
-    """Workers for one test. Engines and encoders end with it; processes of trainers are for the next to build in."""
-    stack.cluster.wait(**{f"part {index}": part for index, part in enumerate(parts)})
-    try:
-        yield
-    finally:
-        for part in parts:
-            if not isinstance(part, Engines | Encoders):
-                stack.cluster.park(part.group)
-                continue
-            for actor in part.actors:
-                ray.kill(actor)
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +34,6 @@ def batch(stack):
         advantages=torch.randn(shape, generator=generator),
         returns=torch.randn(shape, generator=generator),
     )
-
-
-def weights(policy, folder) -> dict[str, torch.Tensor]:
-    policy.export(folder)
-    return load_file(folder / "model.safetensors")
 
 
 def text_only(stack) -> list:

@@ -91,7 +91,8 @@ MIXED = (("a", 4), ("bc", 3), ("", 6), ("ab", 1), ("c", 2))
 
 def run(module: PolicyModule, source, batch: Batch, shared: bool = False) -> tuple[torch.Tensor, torch.Tensor, Inputs]:
     inputs = make_inputs(module.model, source, batch, CPU, shared)
-    return *module(inputs, TEMPERATURE), inputs
+    stats = module(inputs, TEMPERATURE)
+    return stats.log_probs, stats.entropies, inputs
 
 
 def plain_distributions(model, hf: nn.Module, source, batch: Batch) -> list[torch.Tensor]:
@@ -304,8 +305,8 @@ def test_a_wrong_position_would_show(tiny, source, sharp):
     moved = inputs.position_ids.clone()
     moved[:, :, inputs.predictors[-9] + 1 :] += 1
     with torch.no_grad():
-        right, _ = sharp(inputs, TEMPERATURE)
-        wrong, _ = sharp(dataclasses.replace(inputs, position_ids=moved), TEMPERATURE)
+        right = sharp(inputs, TEMPERATURE).log_probs
+        wrong = sharp(dataclasses.replace(inputs, position_ids=moved), TEMPERATURE).log_probs
     assert float((right - wrong).abs().max()) > 1e-2
 
 

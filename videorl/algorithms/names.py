@@ -63,6 +63,23 @@ ADVANTAGE_OPTIONS = frozenset({"turn_gamma", "turn_lam"})
 # Losses with one ratio for a whole response: an episode in several rows has no such thing.
 SEQUENCE_LOSSES = frozenset({"gspo", "geo_mean"})
 
+# Loss of the policy on pairs, of `videorl.prefer` -> the options it needs, and those it can do without.
+PREFERENCE_LOSSES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
+    "dpo": (frozenset({"beta"}), frozenset({"label_smoothing", "length_normalised"})),
+    "ipo": (frozenset({"beta"}), frozenset()),
+    "rrpo": (frozenset({"beta", "alpha"}), frozenset()),
+}
+
+# The same of a reward model, of `videorl.reward_model`.
+REWARD_MODEL_LOSSES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
+    "bradley_terry": (frozenset({"centering"}), frozenset()),
+}
+
+PAIR_LOSSES = PREFERENCE_LOSSES | REWARD_MODEL_LOSSES
+
+# Losses on pairs that need the whole distribution of the reference.
+TOKEN_KL_LOSSES = frozenset({"rrpo"})
+
 # verl's word -> ours, for parameters of an estimator.
 VERL_PARAMETERS = {
     "token_level_rewards": "token_rewards",

@@ -11,7 +11,7 @@ from typing import Any
 from videorl.data.synth import KINDS
 from videorl.types import DataError
 
-COMMANDS = ("check", "convert", "select", "stats")
+COMMANDS = ("check", "convert", "pairs", "select", "stats")
 """Each a module beside this one with `HELP`, `add_arguments(parser)` and `run(args) -> exit code`."""
 
 

@@ -20,7 +20,7 @@ class Row:
     """The prompt of one row, as handles, and the media that its response shows: those of the environment's turns.
 
     `seen` is the engine's fingerprint, '' where no engine took part (SFT). Rows of one `episode` follow one another:
-    they are the same episode in contexts that do not continue each other.
+    they are the same episode in contexts that do not continue each other. The two rows of a pair are a group.
     """
 
     id: str
@@ -30,6 +30,7 @@ class Row:
     seen: str
     later: tuple[Media, ...] = ()  # one placeholder each in the response
     episode: str = ""  # '': a row by itself
+    chosen: bool | None = None  # of a pair: whether this is the chosen row or the rejected
 
     @property
     def prompt(self) -> tuple[tuple[int, ...], tuple[Media, ...]]:
@@ -70,6 +71,7 @@ class Batch:
     advantages: torch.Tensor | None = None  # [B, T]
     returns: torch.Tensor | None = None  # [B, T]
     importance_weights: torch.Tensor | None = None  # [B, T]
+    phrases: torch.Tensor | None = None  # [B, T] int64: which of a pair's phrases a token is in, 0: none
 
     def __post_init__(self):
         shape = self.response_ids.shape
@@ -191,6 +193,13 @@ def pad(sequences: Sequence[Sequence], dtype: torch.dtype) -> torch.Tensor:
     return torch.nn.utils.rnn.pad_sequence([torch.tensor(s, dtype=dtype) for s in sequences], batch_first=True)
 
 
+def pair_rows(batch: Batch) -> tuple[list[int], list[int]]:
+    """Of the pairs in a batch the indices of the chosen rows, and those of the rejected ones in the same order."""
+    places = {(row.group, row.chosen): index for index, row in enumerate(batch.rows)}
+    chosen = [index for index, row in enumerate(batch.rows) if row.chosen]
+    return chosen, [places[batch.rows[index].group, False] for index in chosen]
+
+
 def mini_batches(batch: Batch, count: int) -> list[Batch]:
     """Cut a batch into `count` mini-batches of whole groups, in order, as even as the number of groups allows."""
     groups = list(dict.fromkeys(row.group for row in batch.rows))
@@ -220,11 +229,11 @@ def shard(batch: Batch, ranks: int, shared: bool) -> list[list[int]]:
 
 
 def micro_batches(batch: Batch, budget: int, shared: bool) -> list[list[int]]:
-    """Row indices of forwards of at most `budget` tokens, visual ones included; at least one row each.
+    """Row indices of forwards of at most `budget` tokens, visual ones included; at least one row, or pair, each.
 
     `shared`: rows of one prompt come together, and its tokens count once. Otherwise rows are padded to their longest.
     """
-    return _packed(_pieces(batch, budget), budget) if shared else _padded(batch.row_tokens, budget)
+    return _packed(_pieces(batch, budget), budget) if shared else _padded(batch, budget)
 
 
 def forward_tokens(batch: Batch, budget: int, shared: bool) -> int:
@@ -232,7 +241,15 @@ def forward_tokens(batch: Batch, budget: int, shared: bool) -> int:
     if shared:
         return sum(piece.tokens for piece in _pieces(batch, budget))
     tokens = batch.row_tokens
-    return sum(len(part) * max(tokens[index] for index in part) for part in _padded(tokens, budget))
+    return sum(len(part) * max(tokens[index] for index in part) for part in _padded(batch, budget))
+
+
+def _indivisible(batch: Batch) -> list[list[int]]:
+    """Row indices of what a forward holds whole: the loss of a pair needs both of its rows."""
+    units: dict[object, list[int]] = {}
+    for index, row in enumerate(batch.rows):
+        units.setdefault(index if row.chosen is None else row.group, []).append(index)
+    return list(units.values())
 
 
 class _Piece(NamedTuple):
@@ -245,13 +262,15 @@ class _Piece(NamedTuple):
 def _pieces(batch: Batch, budget: int) -> list[_Piece]:
     """The rows of each prompt, in as many pieces as the budget makes necessary: each repeats the prompt."""
     pieces: dict[object, list[_Piece]] = {}
-    for index, (row, length) in enumerate(zip(batch.rows, batch.lengths.tolist(), strict=True)):
-        length = row.num_response_tokens(length)
-        found = pieces.setdefault(row.prompt, [])
+    lengths = batch.lengths.tolist()
+    for rows in _indivisible(batch):
+        first = batch.rows[rows[0]]
+        length = sum(batch.rows[index].num_response_tokens(lengths[index]) for index in rows)
+        found = pieces.setdefault(first.prompt, [])
         if found and found[-1].tokens + length <= budget:
-            found[-1] = _Piece(found[-1].tokens + length, [*found[-1].rows, index])
+            found[-1] = _Piece(found[-1].tokens + length, [*found[-1].rows, *rows])
         else:
-            found.append(_Piece(row.num_prompt_tokens + length, [index]))
+            found.append(_Piece(first.num_prompt_tokens + length, rows))
     return [piece for found in pieces.values() for piece in found]
 
 
@@ -268,13 +287,16 @@ def _packed(pieces: Sequence[_Piece], budget: int) -> list[list[int]]:
     return [part.rows for part in parts]
 
 
-def _padded(row_tokens: Sequence[int], budget: int) -> list[list[int]]:
+def _padded(batch: Batch, budget: int) -> list[list[int]]:
     """Forwards whose padded size `rows * longest` is at most the budget."""
+    tokens = batch.row_tokens
     parts: list[list[int]] = []
-    for index in sorted(range(len(row_tokens)), key=lambda i: -row_tokens[i]):
-        # rows come longest first, so the first row of a part is its padded length
-        if parts and (len(parts[-1]) + 1) * row_tokens[parts[-1][0]] <= budget:
-            parts[-1].append(index)
+    longest = 0
+    for rows in sorted(_indivisible(batch), key=lambda rows: -max(tokens[index] for index in rows)):
+        # the longest come first, so what begins a part says its padded length
+        if parts and (len(parts[-1]) + len(rows)) * longest <= budget:
+            parts[-1] += rows
         else:
-            parts.append([index])
+            parts.append([*rows])
+            longest = max(tokens[index] for index in rows)
     return parts

@@ -94,5 +94,9 @@ def _arrow_schema() -> pa.Schema:
             "data_source": text,
             "meta": json_text,
             "response": text,
+            "chosen": text,
+            "rejected": text,
+            "phrases": pa.list_(pa.struct({"chosen": pa.list_(pa.int64()), "rejected": pa.list_(pa.int64())})),
+            "provenance": pa.struct({"model": text, "iteration": pa.int64(), "perturbation": text, "critique": text}),
         }
     )

@@ -30,6 +30,7 @@ REASONS = {
     "not_local": "a URL or the bytes of a video instead of a path",
     "no_options": "the answer is a letter, and there are no options",
     "bad_gold": "the right answer cannot be read",
+    "bad_phrases": "the phrases of a pair do not fit its responses or each other",
     "clash": "two columns say the same thing",
     "duplicate_id": "the id of an earlier record",
     "schema": "the record breaks a rule of the canonical row",

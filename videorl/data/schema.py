@@ -66,6 +66,7 @@ def _is_finite_number(value: Any) -> bool:
 NonEmpty = Annotated[str, Field(min_length=1)]
 Seconds = Annotated[float, Field(ge=0)]
 Span = Annotated[list[Seconds], Field(min_length=2, max_length=2)]
+Characters = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]
 Option = Annotated[str, Field(pattern=r"\S")]
 
 
@@ -122,8 +123,25 @@ class Message(_Section):
         return "".join(PLACEHOLDER if part.text is None else part.text for part in self.content)
 
 
+class PhrasePair(_Section):
+    """Where a phrase stands in the chosen response, and its counterpart in the rejected: [start, end) in characters."""
+
+    chosen: Characters
+    rejected: Characters
+
+
+class Provenance(_Section):
+    """Where a pair comes from, if a model made it."""
+
+    model: str | None = None  # digest of the weights that wrote the responses
+    iteration: int | None = None
+    perturbation: str | None = None  # what was done to the frames that the rejected response saw
+    critique: str | None = None
+
+
 class CanonicalRow(_Section):
-    """One question about any number of videos. `response` is the target text of supervised training.
+    """One question about any number of videos. `response` is the target text of supervised training; `chosen` and
+    `rejected` are those of preference training, `phrases` where the two differ.
 
     `spans` are [start, end] in seconds on the clip's own clock: 0 is where the clip starts, not where its file does.
     """
@@ -141,6 +159,10 @@ class CanonicalRow(_Section):
     data_source: str = "unknown"
     meta: dict[str, JsonValue] = {}
     response: NonEmpty | None = None
+    chosen: NonEmpty | None = None
+    rejected: NonEmpty | None = None
+    phrases: Annotated[list[PhrasePair], Field(min_length=1)] | None = None
+    provenance: Provenance | None = None
 
     @property
     def messages(self) -> list[Message]:
@@ -182,6 +204,24 @@ class CanonicalRow(_Section):
         for start, end in self.spans or ():
             if start >= end:
                 raise ValueError(f"spans: [{start}, {end}] must be [start, end] in seconds with start < end")
+        return self
+
+    @model_validator(mode="after")
+    def _check_pair(self) -> CanonicalRow:
+        if (self.chosen is None) != (self.rejected is None):
+            raise ValueError(f"chosen={self.chosen!r} with rejected={self.rejected!r}: a pair needs both")
+        if self.chosen is not None and self.chosen == self.rejected:
+            raise ValueError(f"chosen and rejected are both {self.chosen!r:.80}; the two of a pair must differ")
+        for side in ("chosen", "rejected"):
+            text, end = getattr(self, side) or "", 0
+            for phrase in self.phrases or ():
+                start, stop = getattr(phrase, side)
+                if not end <= start < stop <= len(text):
+                    raise ValueError(
+                        f"phrases: [{start}, {stop}] of {side} must be [start, end) of its {len(text)} characters, "
+                        f"after {end}: phrases come in order and do not overlap"
+                    )
+                end = stop
         return self
 
     @model_validator(mode="after")

@@ -20,19 +20,19 @@ from dataclasses import dataclass
 from statistics import fmean, pstdev
 from typing import Any, get_args
 
-from pydantic_core import from_json
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from videorl.data.output import publish_rows
 from videorl.data.report import histogram, say
+from videorl.data.rollouts import REWARD, missing_term, sampled_rollouts, values_of
 from videorl.data.schema import CanonicalRow, load_rows
 from videorl.types import DataError
 
 HELP = "keep the rows that repeated rollouts or a critic's score pick"
 
-REWARD, COLUMN = "reward", "column"
+COLUMN = "column"
 STATISTICS: dict[str, Callable[[Sequence[float]], float]] = {
     "mean": fmean,
     "std": pstdev,
@@ -127,45 +127,23 @@ Values = dict[str, dict[str, list[float]]]
 
 
 def read_rollouts(path: str, names: Iterable[str]) -> Values:
-    """The values of some terms, and of `reward`, in a `rollouts.jsonl`. A null stands for no value.
-
-    Greedy rollouts and those of second passes are left out: neither is a sample of the model's answers to the row.
+    """The values of some terms, and of `reward`, in a `rollouts.jsonl`.
 
     Raises:
-        DataError: `unreadable`, `bad_rollouts` with the line, or `no_term` where no rollout has one of the terms.
+        DataError: as `sampled_rollouts`, or `no_term` where no rollout has one of the terms.
     """
     wanted = {REWARD, *names}
     values: Values = defaultdict(lambda: defaultdict(list))
     seen = {REWARD}
-    try:
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                record = _read_rollout(line, f"{path}, line {number}") if line.strip() else None
-                if record is None or record.get("temperature") == 0 or "pass" in record:
-                    continue
-                terms = record["terms"] | {REWARD: record["reward"]}
-                seen |= terms.keys()
-                for name in wanted:
-                    if terms.get(name) is not None:
-                        values[record["prompt_id"]][name].append(terms[name])
-    except OSError as error:
-        raise DataError("unreadable", f"{path} cannot be read: {error}") from error
-    if missing := sorted(wanted - seen):
-        known = ", ".join(sorted(seen))
-        raise DataError("no_term", f"{path}: no sampled rollout has the term {missing[0]!r}; there are {known}")
+    for record in sampled_rollouts(path):
+        terms = values_of(record)
+        seen |= terms.keys()
+        for name in wanted:
+            if (value := terms.get(name)) is not None:
+                values[record["prompt_id"]][name].append(value)
+    for name in sorted(wanted - seen):
+        raise missing_term(path, name, seen)
     return values
-
-
-def _read_rollout(line: bytes, place: str) -> dict[str, Any]:
-    try:
-        record = from_json(line, allow_inf_nan=False)
-        numbers = [record["reward"], *record["terms"].values()]
-        well_formed = isinstance(record["prompt_id"], str)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DataError("bad_rollouts", f"{place} is no rollout ({error!r}); give a run's rollouts.jsonl") from error
-    if not well_formed or not all(value is None or type(value) in (int, float) for value in numbers):
-        raise DataError("bad_rollouts", f"{place}: prompt_id must be a text, the reward and its terms numbers or null")
-    return record
 
 
 # --- the selection ---------------------------------------------------------------------------------------------------

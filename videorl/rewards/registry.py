@@ -107,6 +107,7 @@ SCORERS = {
     "text_similarity": "videorl.rewards.scorers.similarity:TextSimilarity",
     "video_text_similarity": "videorl.rewards.scorers.similarity:VideoTextSimilarity",
     "reward_model": "videorl.rewards.scorers.reward_model:RewardModel",
+    "video_reward_model": "videorl.rewards.scorers.video_reward_model:VideoRewardModel",
 }
 """Built-in scorers, imported where one is asked for."""
 

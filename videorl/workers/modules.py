@@ -6,9 +6,10 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.utils.checkpoint import checkpoint
@@ -170,39 +171,74 @@ class Backbone(nn.Module):
         return self.model.encode(tower, inputs.features, inputs.grids)
 
 
-class PolicyModule(Backbone):
-    def forward(self, inputs: Inputs, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities and entropies `[N]` of the response tokens, under the distribution the engine samples from.
+class TokenStats(NamedTuple):
+    """Of the response tokens, under the distribution the engine samples from. `[N]` each."""
 
-        That is softmax(logits / temperature) with the banned ids removed. Logits exist for response positions only,
-        a chunk at a time, and are recomputed in the backward pass.
+    log_probs: torch.Tensor
+    entropies: torch.Tensor
+    kl: torch.Tensor | None  # KL(reference || policy) of the whole distribution, where a reference was given
+
+
+class PolicyModule(Backbone):
+    def forward(self, inputs: Inputs, temperature: float, reference: torch.Tensor | None = None) -> TokenStats:
+        """What the policy thinks of the response tokens: softmax(logits / temperature) with the banned ids removed.
+
+        `reference`: log-probabilities `[N, vocab]` of another model, from `compute_distributions`. Logits exist for
+        response positions only, a chunk at a time, and are recomputed in the backward pass.
         """
         hidden = self.hidden(inputs)
-        log_probs, entropies = [], []
-        for rows, targets in zip(hidden.split(_LOGIT_ROWS), inputs.targets.split(_LOGIT_ROWS), strict=True):
-            chunk = checkpoint(self._chunk, rows, targets, temperature, use_reentrant=False)
-            log_probs.append(chunk[0])
-            entropies.append(chunk[1])
-        return torch.cat(log_probs), torch.cat(entropies)
+        starts = range(0, max(1, len(hidden)), _LOGIT_ROWS)
+        chunks = []
+        for rows in (slice(start, start + _LOGIT_ROWS) for start in starts):
+            other = None if reference is None else reference[rows]
+            chunks.append(
+                checkpoint(self._chunk, hidden[rows], inputs.targets[rows], temperature, other, use_reentrant=False)
+            )
+        log_probs, entropies, kl = zip(*chunks, strict=True)
+        return TokenStats(torch.cat(log_probs), torch.cat(entropies), None if reference is None else torch.cat(kl))
 
-    def _chunk(self, hidden: torch.Tensor, targets: torch.Tensor, temperature: float):
-        logits = self.model.logits(self.hf, hidden).float() / temperature  # [n, vocab]
+    def _chunk(
+        self, hidden: torch.Tensor, targets: torch.Tensor, temperature: float, reference: torch.Tensor | None
+    ) -> TokenStats:
+        all_log_probs = self._log_softmax(hidden, temperature)  # [n, vocab]
+        entropy = -(all_log_probs.exp() * all_log_probs).sum(-1)
+        log_probs = all_log_probs.gather(-1, targets[:, None])[:, 0]
+        if reference is None:
+            return TokenStats(log_probs, entropy, None)
+        return TokenStats(log_probs, entropy, (reference.exp() * (reference - all_log_probs)).sum(-1))
+
+    def _log_softmax(self, hidden: torch.Tensor, temperature: float) -> torch.Tensor:
+        logits = self.model.logits(self.hf, hidden).float() / temperature
         banned = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
         banned[list(self.model.banned_ids)] = True
-        all_log_probs = logits.masked_fill(banned, torch.finfo(torch.float32).min).log_softmax(-1)
-        entropy = -(all_log_probs.exp() * all_log_probs).sum(-1)
-        return all_log_probs.gather(-1, targets[:, None])[:, 0], entropy
+        return logits.masked_fill(banned, torch.finfo(torch.float32).min).log_softmax(-1)
+
+    @torch.no_grad()
+    def compute_distributions(self, inputs: Inputs, temperature: float) -> torch.Tensor:
+        """Log-probabilities `[N, vocab]` of everything that could stand in the place of each response token."""
+        return self._log_softmax(self.hidden(inputs), temperature)
+
+
+HEAD_PREFIX, HEAD_FILE = "value_head.", "value_head.safetensors"
 
 
 class CriticModule(Backbone):
-    """Values of the states before each response token: a linear head on the backbone's hidden state."""
+    """Values of the states before each response token: a linear head on the backbone's hidden state.
+
+    A checkpoint that has a head, as that of a reward model, starts with it; else it starts as the constant 0, so that
+    early advantages are the returns.
+    """
 
     def __init__(self, model: VideoModel, hf: nn.Module):
         super().__init__(model, hf)
         head, embedding = hf.get_output_embeddings(), hf.get_input_embeddings()  # type: ignore[operator]
-        head.weight.requires_grad_(head.weight is embedding.weight)  # no gradient reaches an untied head
+        if head.weight is not embedding.weight:
+            head.weight.requires_grad_(False)  # no gradient reaches an untied head
         self.value_head = nn.Linear(model.hidden_size, 1, bias=False)
-        nn.init.zeros_(self.value_head.weight)  # starts as the constant 0, so that early advantages are the returns
+        nn.init.zeros_(self.value_head.weight)
+        if (model.path / HEAD_FILE).exists():
+            saved = load_file(model.path / HEAD_FILE)
+            self.value_head.load_state_dict({name.removeprefix(HEAD_PREFIX): each for name, each in saved.items()})
 
     def forward(self, inputs: Inputs) -> torch.Tensor:  # [N]
         return self.value_head(self.hidden(inputs).to(self.value_head.weight.dtype)).float()[:, 0]

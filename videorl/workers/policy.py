@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.fsdp import register_fsdp_forward_method
 
 from videorl import weight_sync
 from videorl.algorithms.losses import LossInputs, compute_policy_loss
+from videorl.algorithms.names import TOKEN_KL_LOSSES
+from videorl.algorithms.preference import Pairs, compute_preference_loss
 from videorl.cluster import Cluster, all_ranks, per_rank
 from videorl.config import Config, OptimConfig
-from videorl.data.batch import Batch
-from videorl.workers.fsdp import full_weights
-from videorl.workers.lora import adapters_off, add_adapters, merge_adapters
+from videorl.data.batch import Batch, pair_rows
+from videorl.workers.fsdp import shard_module
+from videorl.workers.lora import adapters_off
 from videorl.workers.modules import PolicyModule
 from videorl.workers.trainer import Counts, Metrics, TrainerGroup, TrainerWorker
 
@@ -30,12 +31,20 @@ class PolicyWorker(TrainerWorker):
 
     def __init__(self, config: Config, optim: OptimConfig | None, total_steps: int):
         super().__init__(config, config.policy, optim, total_steps)
+        self.frozen: PolicyModule | None = None  # for a loss that needs the reference's whole distribution
+        if optim and config.algorithm.loss in TOKEN_KL_LOSSES:
+            self.frozen = self.module if config.model.lora else self._frozen_copy()
+            register_fsdp_forward_method(self.frozen, "compute_distributions")
+
+    def _frozen_copy(self) -> PolicyModule:
+        """The model as it was before training."""
+        hf = self.model.load()
+        module = PolicyModule(self.model, hf).requires_grad_(False)
+        shard_module(module, self.model.layers(hf), self.mesh, self.trainer.mixed_precision, self.trainer.cpu_offload)
+        return module.eval()
 
     def build(self, hf: nn.Module) -> PolicyModule:
-        if lora := self.config.model.lora:
-            hf.requires_grad_(False)
-            add_adapters(self.model.language_model(hf), lora)
-        return PolicyModule(self.model, hf)
+        return PolicyModule(self.model, self.adapted(hf))
 
     def _forward(
         self, batch: Batch, blank: bool = False
@@ -43,9 +52,9 @@ class PolicyWorker(TrainerWorker):
         inputs = self.inputs(batch)
         if blank:
             inputs = replace(inputs, features=[torch.zeros_like(tensor) for tensor in inputs.features])
-        log_probs, entropies = self.module(inputs, self.config.rollout.temperature)
+        stats = self.module(inputs, self.config.rollout.temperature)
         like = batch.response_ids
-        return self.place(log_probs, inputs, like), self.place(entropies, inputs, like)
+        return self.place(stats.log_probs, inputs, like), self.place(stats.entropies, inputs, like)
 
     @per_rank
     def compute_log_probs(self, batch: Batch) -> torch.Tensor:
@@ -96,37 +105,45 @@ class PolicyWorker(TrainerWorker):
         loss = -(log_probs * batch.response_mask).sum() / counts.tokens
         return loss, {"loss": loss.detach()}
 
-    # -- weights -----------------------------------------------------------------------------------------------------
+    @per_rank
+    def prefer(self, minis: list[tuple[Batch, Counts]]) -> list[Metrics]:
+        """Steps on pairs: `algorithm.loss`, a mean over the pairs of each mini-batch."""
+        return [self.train_on(mini, counts, self._preference_loss) for mini, counts in minis]
 
-    def _weights(self, trained_only: bool) -> Iterator[tuple[str, torch.Tensor]]:
-        """Full tensors by their Hugging Face names, LoRA merged: W + (alpha / r) B A."""
-        skipped = set()
-        if trained_only and not self.config.model.train_vision:
-            tower = {id(parameter) for parameter in self.model.vision(self.module.hf).parameters()}
-            skipped = {name for name, parameter in self.module.named_parameters() if id(parameter) in tower}
-        tensors = full_weights(self.module, lambda name: name not in skipped)
-        tensors = ((name.removeprefix("hf."), tensor) for name, tensor in tensors)
-        lora = self.config.model.lora
-        yield from merge_adapters(tensors, lora) if lora else tensors
+    def _preference_loss(self, batch: Batch, counts: Counts) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        batch = batch.to(self.device)
+        inputs, temperature = self.inputs(batch), self.config.rollout.temperature
+        reference = None
+        if self.frozen is not None:
+            with adapters_off(self.frozen) if self.config.model.lora else nullcontext():
+                reference = self.frozen.compute_distributions(inputs, temperature)
+        stats = self.module(inputs, temperature, reference)
+        log_probs = self.place(stats.log_probs, inputs, batch.response_ids)
+        chosen, rejected = pair_rows(batch)
+        if not chosen:  # a filler
+            return 0.0 * log_probs.sum(), {}
+        ratios = log_probs - batch.need("ref_log_probs")
+        phrases, token_kl = batch.phrases, None
+        if stats.kl is not None:
+            token_kl = self.place(stats.kl, inputs, batch.response_ids)[chosen]
+        pairs = Pairs(
+            chosen_log_ratios=ratios[chosen],
+            rejected_log_ratios=ratios[rejected],
+            chosen_mask=batch.response_mask[chosen],
+            rejected_mask=batch.response_mask[rejected],
+            chosen_phrases=None if phrases is None else phrases[chosen],
+            rejected_phrases=None if phrases is None else phrases[rejected],
+            token_kl=token_kl,
+        )
+        algorithm = self.config.algorithm
+        out = compute_preference_loss(algorithm.loss, algorithm.loss_options, pairs, counts.sequences // 2)
+        return out.loss, out.metrics
 
     @all_ranks
     def publish(self, version: int) -> weight_sync.Weights | None:
         """Put the weights that training changes into the object store; rank 0 answers with their references."""
-        weights = self._weights(trained_only=True)
+        weights = self.weights(trained_only=True)
         return weight_sync.publish(weights, version, self.model.dtype, owner=dist.get_rank() == 0)
-
-    @all_ranks
-    def export(self, folder: str) -> None:
-        """Write a Hugging Face checkpoint (safetensors, tokenizer, processor) that `from_pretrained` and vLLM load."""
-        tensors = dict(self._weights(trained_only=False))
-        if dist.get_rank() == 0:
-            path = Path(folder)
-            path.mkdir(parents=True, exist_ok=True)
-            state = {name: tensor.to(self.model.dtype) for name, tensor in tensors.items()}
-            self.model.shell().save_pretrained(path, state_dict=state)  # type: ignore[operator]
-            for file in self.model.path.iterdir():
-                if file.suffix in (".json", ".txt", ".jinja") and not (path / file.name).exists():
-                    shutil.copy(file, path / file.name)
 
 
 class Policy(TrainerGroup):
@@ -168,12 +185,13 @@ class Policy(TrainerGroup):
         """Supervised optimiser steps on rows whose responses are given."""
         return self.per_mini_batch("fit", batch)
 
+    def prefer(self, batch: Batch) -> dict[str, float]:
+        """Optimiser steps on pairs, with `ref_log_probs`."""
+        return self.per_mini_batch("prefer", batch)
+
     def publish(self, version: int) -> weight_sync.Weights:
         """Make the current weights available to engines, as that version."""
         return next(weights for weights in self.group.publish(version) if weights is not None)
-
-    def export(self, folder: Path) -> None:
-        self.group.export(str(folder))
 
 
 class Reference:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.distributed as dist
+from safetensors.torch import save_file
 from torch import nn
 
 from videorl.algorithms.losses import merge_metrics
@@ -21,6 +23,7 @@ from videorl.models.media import MediaSource, open_source
 from videorl.models.sequence_parallel import sum_over
 from videorl.workers.fsdp import (
     Optimizer,
+    full_weights,
     init_process_group,
     load_sharded,
     same_number_of_calls,
@@ -28,7 +31,8 @@ from videorl.workers.fsdp import (
     sequence_ranks,
     shard_module,
 )
-from videorl.workers.modules import Backbone, Inputs, make_inputs
+from videorl.workers.lora import add_adapters, merge_adapters
+from videorl.workers.modules import HEAD_FILE, HEAD_PREFIX, Backbone, Inputs, make_inputs
 
 _PER_TOKEN = (
     "rollout_log_probs",
@@ -45,7 +49,7 @@ class Counts(NamedTuple):
     """Of a whole mini-batch, over all ranks: what its loss is divided by."""
 
     tokens: int
-    sequences: int
+    sequences: int  # of a batch of pairs twice their number
 
 
 class Metrics(NamedTuple):
@@ -87,6 +91,13 @@ class TrainerWorker(Worker):
 
     def build(self, hf: nn.Module) -> Backbone:
         raise NotImplementedError
+
+    def adapted(self, hf: nn.Module) -> nn.Module:
+        """With the LoRA that the configuration asks for, everything else frozen."""
+        if lora := self.config.model.lora:
+            hf.requires_grad_(False)
+            add_adapters(self.model.language_model(hf), lora)
+        return hf
 
     def per_token(self, batch: Batch, call: Callable[[Batch], torch.Tensor]) -> torch.Tensor:
         """`call` on each micro-batch, which gives `[b, T]`; together `[B, T]` in the batch's own order. No gradient."""
@@ -144,6 +155,34 @@ class TrainerWorker(Worker):
     def ready(self) -> None:
         """Answers once the worker is built."""
 
+    def weights(self, trained_only: bool) -> Iterator[tuple[str, torch.Tensor]]:
+        """Full tensors by their Hugging Face names, LoRA merged: W + (alpha / r) B A."""
+        skipped = set()
+        if trained_only and not self.config.model.train_vision:
+            tower = {id(parameter) for parameter in self.model.vision(self.module.hf).parameters()}
+            skipped = {name for name, parameter in self.module.named_parameters() if id(parameter) in tower}
+        tensors = full_weights(self.module, lambda name: name not in skipped)
+        tensors = ((name.removeprefix("hf."), tensor) for name, tensor in tensors)
+        lora = self.config.model.lora
+        yield from merge_adapters(tensors, lora) if lora else tensors
+
+    @all_ranks
+    def export(self, folder: str) -> None:
+        """Write a Hugging Face checkpoint (safetensors, tokenizer, processor) that `from_pretrained` and vLLM load; a
+        scalar head, which they do not know, into a file of its own."""
+        tensors = dict(self.weights(trained_only=False))
+        if dist.get_rank() == 0:
+            path = Path(folder)
+            path.mkdir(parents=True, exist_ok=True)
+            head = {name: tensors.pop(name) for name in list(tensors) if name.startswith(HEAD_PREFIX)}
+            if head:
+                save_file(head, path / HEAD_FILE)
+            state = {name: tensor.to(self.model.dtype) for name, tensor in tensors.items()}
+            self.model.shell().save_pretrained(path, state_dict=state)  # type: ignore[operator]
+            for file in self.model.path.iterdir():
+                if file.suffix in (".json", ".txt", ".jinja") and not (path / file.name).exists():
+                    shutil.copy(file, path / file.name)
+
     @all_ranks
     def save(self, folder: str) -> None:
         assert self.optimizer is not None
@@ -173,6 +212,9 @@ class TrainerGroup:
 
     def load(self, folder: Path) -> None:
         self.group.load(str(folder))
+
+    def export(self, folder: Path) -> None:
+        self.group.export(str(folder))
 
     def per_row(self, method: str, batch: Batch) -> torch.Tensor:
         """Deal the rows to the ranks, call, and put the results `[b, T]` back in the batch's order."""

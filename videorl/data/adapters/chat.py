@@ -28,10 +28,14 @@ def from_verl(record: Record) -> dict[str, Any]:
 
 
 def from_ms_swift(record: Record) -> dict[str, Any]:
-    """`messages` and `videos`. The last message, where it is the assistant's, is the text to fit."""
+    """`messages` and `videos`. The last message, where it is the assistant's, is the text to fit, or, beside a
+    `rejected_response`, the chosen one of a pair."""
     messages, shown = read_messages(record.need("messages"))
-    response = _take_response(messages)
-    return _fitted(messages, response, record.take(*ANSWER_COLUMNS), record.videos("videos", "video", shown=shown))
+    response, rejected = _take_response(messages), record.take("rejected_response")
+    gold, videos = record.take(*ANSWER_COLUMNS), record.videos("videos", "video", shown=shown)
+    if rejected is None:
+        return fitted(messages, response, gold, videos)
+    return fitted(messages, None, gold, videos) | {"chosen": response, "rejected": rejected}
 
 
 def from_trl(record: Record) -> dict[str, Any]:
@@ -39,7 +43,7 @@ def from_trl(record: Record) -> dict[str, Any]:
     messages, shown = read_messages(record.need("prompt"))
     completion = record.take("completion")
     response = read_messages(completion)[0][-1]["content"] if isinstance(completion, list) else completion
-    return _fitted(messages, response, record.take(*ANSWER_COLUMNS), record.videos("videos", "video", shown=shown))
+    return fitted(messages, response, record.take(*ANSWER_COLUMNS), record.videos("videos", "video", shown=shown))
 
 
 def from_llava(record: Record) -> dict[str, Any]:
@@ -48,10 +52,8 @@ def from_llava(record: Record) -> dict[str, Any]:
     videos = record.videos("video", "videos")
     if not videos:
         raise RecordError("missing", "video is absent; only records with a video are supported")
-    if isinstance(turns, list):
-        turns = [_with_placeholder(turn) for turn in turns]
-    messages, _ = read_messages(turns)
-    return _fitted(messages, _take_response(messages), None, videos)
+    messages, _ = read_messages(with_placeholders(turns))
+    return fitted(messages, _take_response(messages), None, videos)
 
 
 def read_messages(value: Any) -> tuple[Messages, list[dict[str, Any]]]:
@@ -99,7 +101,7 @@ def _take_response(messages: Messages) -> str | None:
     return messages.pop()["content"]
 
 
-def _fitted(messages: Messages, response: Any, gold: Any, videos: list[dict[str, Any]]) -> dict[str, Any]:
+def fitted(messages: Messages, response: Any, gold: Any, videos: list[dict[str, Any]]) -> dict[str, Any]:
     """A row with a text to fit, whose answer block is the right answer where no column says it."""
     if response is not None:
         response = text_of(response, "completion")
@@ -114,10 +116,15 @@ def _row(messages: Messages, gold: Any) -> dict[str, Any]:
     return row
 
 
-def _with_placeholder(turn: Any) -> Any:
-    if isinstance(turn, dict) and isinstance(turn.get("value"), str):
-        return {**turn, "value": turn["value"].replace(IMAGE, PLACEHOLDER)}
-    return turn
+def with_placeholders(value: Any) -> Any:
+    """Texts, messages and lists of them with a placeholder for a video where LLaVA writes `<image>`."""
+    if isinstance(value, str):
+        return value.replace(IMAGE, PLACEHOLDER)
+    if isinstance(value, list):
+        return [with_placeholders(item) for item in value]
+    if isinstance(value, dict):
+        return {key: with_placeholders(item) if key in ("value", "content") else item for key, item in value.items()}
+    return value
 
 
 def _object(value: Any, name: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from videorl.data.adapters.chat import from_llava, from_ms_swift, from_trl, from_verl
+from videorl.data.adapters.pairs import from_preference, from_rrpo
 from videorl.data.adapters.questions import from_charades, from_easyr1, from_temporal_r1, from_v1, from_video_r1
 from videorl.data.adapters.record import Record
 from videorl.data.records import LINE, RecordError
@@ -44,11 +45,13 @@ LAYOUTS = {
     for layout in (
         CANONICAL,
         Layout("verl", ("data_source", "prompt", "reward_model"), from_verl, lacks=("task",)),
+        Layout("rrpo", ("answer_masked", "pred_masked", "question"), from_rrpo),
+        Layout("preference", ("chosen", "rejected"), from_preference, lacks=("task",)),
         Layout("easyr1", ("answer", "problem"), from_easyr1, lacks=("problem_type", "solution")),
         Layout("video-r1", ("path", "problem", "problem_type", "solution"), from_video_r1),
-        Layout("ms-swift", ("messages",), from_ms_swift),
-        Layout("trl", ("prompt",), from_trl, lacks=("reward_model", "task")),
-        Layout("llava", ("conversations",), from_llava),
+        Layout("ms-swift", ("messages",), from_ms_swift, lacks=("chosen",)),
+        Layout("trl", ("prompt",), from_trl, lacks=("chosen", "reward_model", "task")),
+        Layout("llava", ("conversations",), from_llava, lacks=("chosen",)),
         Layout("v1-33k", ("video_path", "video_split"), from_v1),
         Layout("charades-sta", (LINE,), from_charades),
         Layout("temporal-r1", ("problem", "solution", "video|videos"), from_temporal_r1, lacks=("problem_type",)),

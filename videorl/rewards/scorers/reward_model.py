@@ -37,7 +37,7 @@ class RewardModel:
         dtype: Dtype = "float32",
         device: str = "cpu",
     ):
-        from videorl.rewards.scorers.networks import RewardHead  # a head that sees the video would take its place
+        from videorl.rewards.scorers.networks import RewardHead
 
         self._rule = None if rule is None else load(rule, **rule_params or {})
         self._head = RewardHead(Checkpoint(path=path, revision=revision, dtype=dtype, device=device))

@@ -1,0 +1,94 @@
+"""Preference training: `python -m videorl.prefer recipe=...`. Data, workers, run directory and evaluation are RL's."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from videorl.algorithms.names import PREFERENCE_LOSSES
+from videorl.config import Config
+from videorl.data.batch import Batch, pad
+from videorl.data.pair_batch import check_pairs, make_pair_batch
+from videorl.data.prompts import PromptStream
+from videorl.data.schema import load_rows
+from videorl.fitting import fitting
+from videorl.launch import main
+from videorl.models.base import open_model
+from videorl.train import Job, report, start
+from videorl.types import Media
+
+
+def prefer(config: Config) -> None:
+    """Train on pairs of a chosen and a rejected response: DPO and its relatives."""
+    config = fitting(config, "prefer", PREFERENCE_LOSSES)
+    count = config.rollout.prompts_per_step
+    check_pairs(open_model(config.model), load_rows(config.data.path), config.rollout.max_response_tokens)
+    with start(config) as job:
+        reference = ReferenceLogProbs(job)
+        for step in range(job.step + 1, config.total_steps + 1):
+            with job.run.step(step) as log:
+                with log.time("data"):
+                    batch = take_pairs(job, job.prompts)
+                if step < config.total_steps:  # beside the update
+                    job.prompts.look_ahead(count, job.encoders.ensure, job.in_use(shown(batch)))
+                with log.time("update"):
+                    log.metrics("policy", job.policy.prefer(reference.fill(batch)))
+                if job.run.due("eval", step):
+                    with log.time("weight_sync"):
+                        job.engines.load_weights(job.policy.publish(version=step))
+                report(job, step, log)
+            if job.run.due("save", step):
+                job.run.save(step, job.learners, job.prompts.state())
+
+
+def take_pairs(job: Job, rows: PromptStream) -> Batch:
+    rollout = job.config.rollout
+    prompts = rows.take(rollout.prompts_per_step, job.encoders.ensure)
+    return make_pair_batch(job.runner.model, prompts, rollout.max_response_tokens)
+
+
+def shown(batch: Batch) -> list[Media]:
+    """The media of all rows, each once."""
+    return list({item.key: item for row in batch.rows for item in row.media}.values())
+
+
+class ReferenceLogProbs:
+    """Log-probabilities of all responses under the policy as it was before the first step: the reference, for which no
+    second model is needed. They are computed once, a file for each batch in the run directory, and kept."""
+
+    def __init__(self, job: Job):
+        folder = job.run.folder / "reference"
+        folder.mkdir(exist_ok=True)
+        if job.step == 0:  # later the policy is no longer the reference
+            self._compute(job, folder)
+        self._kept: dict[str, torch.Tensor] = {}
+        for file in sorted(folder.glob("*.safetensors")):
+            self._kept |= load_file(file)
+
+    def _compute(self, job: Job, folder: Path) -> None:
+        """The batches of the first epoch, as training will draw them."""
+        config = job.config
+        rows = PromptStream.train(config, job.runner.model, job.prompts.renderer.source)
+        epoch = -(-len(rows) // config.rollout.prompts_per_step)
+        for number in range(1, min(epoch, config.total_steps) + 1):
+            job.run.progress("reference log-probs, batch", number, min(epoch, config.total_steps))
+            file = folder / f"{number:06d}.safetensors"
+            batch = take_pairs(job, rows)
+            if not file.exists():
+                log_probs = job.policy.compute_log_probs(batch)  # [B, T]
+                unpublished = file.with_suffix(".building")
+                save_file(
+                    {row.id: log_probs[index, : batch.lengths[index]].clone() for index, row in enumerate(batch.rows)},
+                    unpublished,
+                )
+                unpublished.replace(file)
+
+    def fill(self, batch: Batch) -> Batch:
+        return batch.with_(ref_log_probs=pad([self._kept[row.id].tolist() for row in batch.rows], torch.float32))
+
+
+if __name__ == "__main__":
+    sys.exit(main(prefer, "prefer"))
