@@ -1,6 +1,7 @@
 """Numbers worked by hand, the split property, and TRL's own losses on the same tensors."""
 
 import math
+from collections import defaultdict
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from videorl.algorithms.losses import merge_metrics
 from videorl.algorithms.names import PREFERENCE_LOSSES
 from videorl.algorithms.preference import Pairs, compute_bradley_terry_loss, compute_preference_loss
+from videorl.imports import fix_cpu_wheels
 
 NAN = float("nan")
 
@@ -148,8 +150,12 @@ def test_the_cut_into_micro_batches_changes_nothing(name):
             torch.testing.assert_close(one, other, atol=1e-9, rtol=0)
 
 
+def same(value):
+    return value
+
+
 class FakePolicy:
-    """Answers with given log-probs, where TRL asks a model for them."""
+    """Answers with given log-probs, where TRL asks a model for them. What it only logs is zero."""
 
     training = True
 
@@ -157,7 +163,8 @@ class FakePolicy:
         self.log_probs = log_probs
 
     def __call__(self, **_):
-        return SimpleNamespace(log_probs=self.log_probs, entropy=torch.zeros_like(self.log_probs), logits=None)
+        zeros = torch.zeros_like(self.log_probs)
+        return SimpleNamespace(log_probs=self.log_probs, entropy=zeros, mean_logits=zeros, is_top1=zeros.bool())
 
 
 @pytest.mark.parametrize(
@@ -169,6 +176,7 @@ class FakePolicy:
     ],
 )
 def test_trl_agrees(theirs, name, options):
+    fix_cpu_wheels()
     trainer = pytest.importorskip("trl.trainer.dpo_trainer").DPOTrainer
     tensors = random_pairs(1)
     reference = torch.randn(10, 7, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
@@ -178,7 +186,7 @@ def test_trl_agrees(theirs, name, options):
     ref = (reference * mask).sum(1)
     fields = {
         "model": SimpleNamespace(training=True),
-        "accelerator": SimpleNamespace(device="cpu", gather_for_metrics=lambda value: value),
+        "accelerator": SimpleNamespace(device="cpu", gather_for_metrics=same, gather=same),
         "aux_loss_enabled": False,
         "ld_alpha": None,
         "precompute_ref_logps": True,
@@ -188,8 +196,9 @@ def test_trl_agrees(theirs, name, options):
         "beta": options["beta"],
         "label_smoothing": 0.0,
         "use_weighting": False,
-        "_metrics": {"train": __import__("collections").defaultdict(list)},
+        "_metrics": {"train": defaultdict(list)},
         "_total_train_tokens": 0,
+        "_tp_size": 1,
     }
     ids = torch.zeros(10, 8, dtype=torch.long)
     inputs = {

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import math
 import random
 
 import pytest
 import torch
-from warm_workers import SGD, started, weights
+from warm_workers import SGD, WarmCluster, started, weights
 
+from videorl.config import load_config
 from videorl.data.pair_batch import make_pair_batch
 from videorl.data.phrases import align_phrases
 from videorl.data.prompts import PromptStream
@@ -106,3 +109,125 @@ def test_the_gradient_is_that_of_the_formula(stack, pairs):
     # loss' = -1/2 * margin': |gradient of the loss|² * lr = 1/2 * gained
     assert gained / 2 == pytest.approx(1e-3 * before["grad_norm"] ** 2, rel=0.02)
     assert torch.isfinite(torch.tensor(list(after.values()))).all()
+
+
+# --- whole runs ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lent(stack, monkeypatch):
+    """Runs take the engine and the encoder that are running, and do not end them."""
+    from videorl import fitting, train
+    from videorl.rollout.vllm_engine import VLLMEngine
+    from videorl.workers.encoder import EncoderWorker
+
+    running = {VLLMEngine: stack.engines.actors, EncoderWorker: stack.encoders.actors}
+
+    class Lending(WarmCluster):
+        def actors(self, actor_class, *args, **options):
+            return running.get(actor_class) or super().actors(actor_class, *args, **options)
+
+    monkeypatch.setattr(train, "Cluster", Lending)
+    monkeypatch.setattr(fitting, "Cluster", Lending)
+
+
+@pytest.fixture(scope="module")
+def pair_file(stack, tmp_path_factory):
+    path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in pair_rows(stack)))
+    return path
+
+
+def stage(stack, pair_file, run_dir, program="prefer", *more):
+    overrides = [override for override in stack.workspace.overrides() if not override.startswith("recipe=")]
+    return load_config(
+        program,
+        [
+            "recipe=quickstart_dpo", *overrides, *SGD, f"prefer.path={pair_file}", "policy.mini_batches=1",
+            f"prefer.model_path={stack.workspace.folder}/model", "prefer.optim.lr=1.0e-3", "prefer.optim.name=sgd",
+            "prefer.steps=4", "prefer.batch_size=3", "rollout.max_response_tokens=64", "rollout.max_model_len=256",
+            f"run.dir={run_dir}", "run.save_every=1", "run.eval_every=0", "eval.samples=1", *more,
+        ],
+    )  # fmt: skip
+
+
+def learned(run):
+    """What a step learned, without clocks and work that stores and caches save."""
+    return {
+        step: {name: value for name, value in line.items() if name.startswith(("policy/", "eval/accuracy"))}
+        for step, line in run.metrics().items()
+    }
+
+
+def test_a_run_that_was_killed_goes_on_against_the_same_reference(
+    stack, lent, pair_file, open_run, tmp_path, monkeypatch
+):
+    from videorl.prefer import prefer
+
+    prefer(stage(stack, pair_file, tmp_path / "whole"))
+    whole = learned(open_run(tmp_path / "whole"))
+    assert list(whole) == [0, 1, 2, 3, 4]
+    assert whole[1]["policy/loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert whole[4]["policy/margin"] > whole[2]["policy/margin"] > 0
+    assert {"eval/accuracy", "eval/accuracy_greedy"} <= whole[0].keys() & whole[4].keys()
+
+    calls = []
+
+    def killed(policy, batch):
+        calls.append(batch)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return update(policy, batch)
+
+    update = Policy.prefer
+    config = stage(stack, pair_file, tmp_path / "killed")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Policy, "prefer", killed)
+        prefer(config)
+    kept = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "killed" / "reference").iterdir()}
+    assert len(kept) == 2  # an epoch of six pairs
+    prefer(config)
+    assert {file.name: file.stat().st_mtime_ns for file in (tmp_path / "killed" / "reference").iterdir()} == kept
+    resumed = learned(open_run(tmp_path / "killed"))
+    for step, line in whole.items():
+        assert resumed[step] == pytest.approx(line, abs=1e-6), step
+
+
+def test_a_reward_model_learns_its_pairs_and_its_scorer_says_the_same(stack, lent, pair_file, open_run, tmp_path):
+    from videorl.reward_model import fit_reward_model
+    from videorl.rewards.result import Sample
+    from videorl.rewards.scorers.video_reward_model import VideoRewardModel
+
+    config = stage(
+        stack, pair_file, tmp_path / "model", "reward_model", "algorithm=bradley_terry", "prefer.steps=30",
+        "prefer.batch_size=6", "prefer.optim.name=adamw", "prefer.optim.lr=2.0e-3", f"data.eval_path={pair_file}",
+    )  # fmt: skip
+    config = config.model_copy(update={"reward_model": config.prefer})
+    fit_reward_model(config)
+    metrics = open_run(tmp_path / "model").metrics()
+    assert metrics[0]["eval/margin"] == 0  # the head starts at zero
+    assert metrics[1]["reward_model/loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert metrics[30]["eval/pair_accuracy"] == 1 and metrics[30]["eval/margin"] > 1
+
+    scorer = VideoRewardModel(stack.config, path=str(tmp_path / "model" / "export"))
+    rows = pair_rows(stack)
+    media = {row["id"]: prompt.media for row, prompt in zip(rows, stack.prompts(rows), strict=True)}
+    samples = [
+        Sample(id=f"{row['id']}#{side}", response=row[side], row=row, media=media[row["id"]])
+        for row in rows
+        for side in ("chosen", "rejected")
+    ]
+
+    async def ask():
+        return [result.parts["logit"] for result in await asyncio.gather(*map(scorer, samples))]
+
+    logits = asyncio.run(ask())
+    margins = [chosen - rejected for chosen, rejected in zip(logits[::2], logits[1::2], strict=True)]
+    assert sum(margins) / len(margins) == pytest.approx(metrics[30]["eval/margin"], abs=1e-4)
+
+
+def test_a_scorer_without_a_head_is_refused(stack):
+    from videorl.rewards.scorers.video_reward_model import VideoRewardModel
+
+    with pytest.raises(ValueError, match=r"has no value_head\.safetensors; name the export of a reward model"):
+        VideoRewardModel(stack.config, path=str(stack.workspace.folder / "model"))
