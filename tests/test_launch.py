@@ -115,7 +115,7 @@ def test_mandatory_values_are_asked_for_all_at_once(capsys):
         (["recipe=quickstart_dpo", "prefer.batch_size=3"], "prefer.batch_size: 3, must be a multiple of .*=2; change"),
         (
             ["recipe=quickstart_dpo", "policy.micro_batch_tokens=150"],
-            "policy.micro_batch_tokens: 150, must hold both rows of a pair = 156; raise it",
+            "policy.micro_batch_tokens: 150, must hold both rows of a pair = 168; raise it",
         ),
         (["algorithm=dapo"], "algorithm.overlong.buffer: 512, .*lower it"),
         (["data.sampling.num_frames=4"], "data.sampling.fps: 2.0, num_frames: 4, give one"),

@@ -164,8 +164,8 @@ def test_second_passes_have_their_means_and_lines():
     side = make_group("b", [0.0], terms={"accuracy": 0.5})
     groups = [replace(make_group("a", [1.0, 0.0]), sides={"shuffled": side}), make_group("c", [1.0, 0.0])]
     metrics = compute_rollout_metrics(groups, ["shuffled", "hints"])
-    assert (metrics["shuffled/asked"], metrics["shuffled/accuracy"]) == (0.5, 0.5)
-    assert metrics["hints/asked"] == 0 and "hints/accuracy" not in metrics
+    assert (metrics["shuffled/asked"], metrics["shuffled/accuracy"], metrics["shuffled/reward"]) == (0.5, 0.5, 0.0)
+    assert metrics["hints/asked"] == 0 and not {"hints/accuracy", "hints/reward"} & metrics.keys()
     first = make_lines(3, groups[0])
     assert [(line["prompt_id"], line["index"], line.get("pass")) for line in first] == [
         ("a", 0, None), ("a", 1, None), ("b", 0, "shuffled"),

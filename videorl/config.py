@@ -7,6 +7,7 @@ A switched-off feature is `null`. No torch and no ray: this module is imported b
 from __future__ import annotations
 
 import difflib
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -288,6 +289,7 @@ class Config(Section):
     sft: SftConfig | None
     prefer: FitConfig | None
     reward_model: FitConfig | None
+    self_align: TargetConfig | None = Field(description="how the model makes pairs of its own responses to data.path")
     eval: EvalConfig
     cluster: ClusterConfig
 
@@ -335,6 +337,10 @@ def compose_config(name: str, overrides: list[str], extra_dir: str | None = None
         good = [override for override in overrides if override.split("=")[0] in names]
         try:
             known = _dotted_keys(OmegaConf.to_container(attempt(good)))
+            likely = [override for override in overrides if override.split("=")[0] in {*names, *known}]
+            with suppress(*errors):  # most are right, and to compose takes a quarter of a second
+                attempt(likely)
+                good = likely
             for override in (override for override in overrides if override not in good):
                 try:
                     attempt([*good, override])

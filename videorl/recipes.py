@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -42,6 +43,7 @@ def load_methods() -> dict[str, Method]:
     return {path.parent.name: _read(path) for path in sorted(RECIPES.glob("*/method.yaml"))}
 
 
+@cache
 def load_parts(recipe: str) -> Config:
     """A recipe at full size; what only the user knows stays "???"."""
     values, _ = compose_config("train", [f"recipe={recipe}"])

@@ -343,8 +343,9 @@ def _term_means(rollouts: Sequence[Rollout]) -> dict[str, float]:
 def compute_rollout_metrics(groups: Sequence[RolloutGroup], passes: Iterable[str] = ()) -> dict[str, float]:
     """Mean response length in tokens, and shares: of rollouts, of groups (zero variance), of prompt tokens (prefix).
 
-    For each of the `passes` by name the means of its terms, and the share of prompts that got a side group of it; for
-    episodes the means of their measures, and the share of those that failed.
+    For each of the `passes` by name the means of its terms and of its reward, to hold beside `reward/mean`, and the
+    share of prompts that got a side group of it; for episodes the means of their measures, and the share of those that
+    failed.
     """
     rollouts = [rollout for group in groups for rollout in group.all]
     if not rollouts:
@@ -355,6 +356,8 @@ def compute_rollout_metrics(groups: Sequence[RolloutGroup], passes: Iterable[str
         sides = [group.sides[name] for group in groups if name in group.sides]
         means = _term_means([rollout for side in sides for rollout in side.all])
         extra |= {f"{name}/asked": len(sides) / len(groups)} | {f"{name}/{term}": v for term, v in means.items()}
+        if rewards := [reward for side in sides for reward in side.rewards]:
+            extra[f"{name}/reward"] = fmean(rewards)
     failed = sum(len(group.failed) for group in groups)
     if failed or any(rollout.measures for rollout in rollouts):
         extra |= compute_measures(rollouts) | {"failed": failed / (failed + len(rollouts))}

@@ -145,6 +145,26 @@ def stack(workspace):
         yield Stack(workspace, config, model, source, cluster, encoders, engines, policy)
 
 
+@pytest.fixture
+def lent(stack, monkeypatch):
+    """Runs take the engine and the encoder that are running, and do not end them."""
+    from warm_workers import WarmCluster
+
+    from videorl import fitting, tpl, train
+    from videorl.rollout.vllm_engine import VLLMEngine
+    from videorl.self_align import __main__ as self_align
+    from videorl.workers.encoder import EncoderWorker
+
+    running = {VLLMEngine: stack.engines.actors, EncoderWorker: stack.encoders.actors}
+
+    class Lending(WarmCluster):
+        def actors(self, actor_class, *args, **options):
+            return running.get(actor_class) or super().actors(actor_class, *args, **options)
+
+    for program in (train, fitting, tpl, self_align):
+        monkeypatch.setattr(program, "Cluster", Lending)
+
+
 # --- whole runs ------------------------------------------------------------------------------------------------------
 
 

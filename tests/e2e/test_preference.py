@@ -9,7 +9,7 @@ import random
 
 import pytest
 import torch
-from warm_workers import SGD, WarmCluster, started, weights
+from warm_workers import SGD, started, weights
 
 from videorl.config import load_config
 from videorl.data.pair_batch import make_pair_batch
@@ -114,23 +114,6 @@ def test_the_gradient_is_that_of_the_formula(stack, pairs):
 # --- whole runs ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def lent(stack, monkeypatch):
-    """Runs take the engine and the encoder that are running, and do not end them."""
-    from videorl import fitting, train
-    from videorl.rollout.vllm_engine import VLLMEngine
-    from videorl.workers.encoder import EncoderWorker
-
-    running = {VLLMEngine: stack.engines.actors, EncoderWorker: stack.encoders.actors}
-
-    class Lending(WarmCluster):
-        def actors(self, actor_class, *args, **options):
-            return running.get(actor_class) or super().actors(actor_class, *args, **options)
-
-    monkeypatch.setattr(train, "Cluster", Lending)
-    monkeypatch.setattr(fitting, "Cluster", Lending)
-
-
 @pytest.fixture(scope="module")
 def pair_file(stack, tmp_path_factory):
     path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
@@ -199,7 +182,8 @@ def test_a_reward_model_learns_its_pairs_and_its_scorer_says_the_same(stack, len
     from videorl.rewards.scorers.video_reward_model import VideoRewardModel
 
     config = stage(
-        stack, pair_file, tmp_path / "model", "reward_model", "algorithm=bradley_terry", "prefer.steps=30",
+        stack, pair_file, tmp_path / "model", "reward_model", "algorithm=bradley_terry",
+        "~algorithm.loss_options.beta", "prefer.steps=30",
         "prefer.batch_size=6", "prefer.optim.name=adamw", "prefer.optim.lr=2.0e-3", f"data.eval_path={pair_file}",
     )  # fmt: skip
     config = config.model_copy(update={"reward_model": config.prefer})

@@ -9,7 +9,7 @@ from fakes import FakeRenderer, FakeTokenizer
 from makers import make_clip, make_group
 
 from videorl.config import PassConfig
-from videorl.rollout.passes import HintLadder, Passes, ShuffledFrames, ShuffledOptions, Start, load_pass
+from videorl.rollout.passes import HintLadder, Passes, ReducedFrames, ShuffledFrames, ShuffledOptions, Start, load_pass
 from videorl.types import DataError, RolloutGroup
 
 CHOICES = ["red", "green", "blue", "yellow"]
@@ -77,6 +77,38 @@ def test_shuffled_frames_are_the_same_again_and_others_for_another_seed():
 
 def test_a_text_only_prompt_has_no_frames_to_shuffle():
     assert run(ShuffledFrames(RENDERER, None, 7), answered(rendered(), "a"), FakeRoll()) is None
+
+
+# --- reduced frames ---------------------------------------------------------------------------------------------------
+
+
+def test_reduced_frames_ask_the_same_question_about_few_frames():
+    class FakeSource(FakeRenderer):
+        """Every clip has eight frames."""
+
+        source = SimpleNamespace(plan=lambda clip: (SimpleNamespace(pts=range(8)), None))
+
+    prompt, roll = rendered([make_clip("a.mp4")]), FakeRoll()
+    side = run(
+        ReducedFrames(FakeSource(), None, 7, frames=2, rule="last", share=0.25), answered(prompt, *"abcdefgh"), roll
+    )
+    ((name, changed, starts),) = roll.asked
+    assert (name, len(starts), len(side.rollouts)) == ("reduced", 2, 2)
+    (media,) = changed.media
+    assert media.clip == replace(prompt.media[0].clip, pick=(6, 7))
+
+
+@pytest.mark.parametrize(
+    "params, problem",
+    [
+        ({"rule": "frist"}, "params.rule: 'frist'.*first"),
+        ({"frames": 0}, "params.frames: 0"),
+        ({"share": 0}, "share: 0"),
+    ],
+)
+def test_what_reduces_nothing_is_refused(params, problem):
+    with pytest.raises(ValueError, match=problem):
+        ReducedFrames(RENDERER, None, 7, **params)
 
 
 # --- shuffled options -------------------------------------------------------------------------------------------------

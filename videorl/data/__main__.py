@@ -11,17 +11,25 @@ from typing import Any
 from videorl.data.synth import KINDS
 from videorl.types import DataError
 
-COMMANDS = ("check", "convert", "pairs", "select", "stats")
-"""Each a module beside this one with `HELP`, `add_arguments(parser)` and `run(args) -> exit code`."""
+COMMANDS = {
+    "check": ("videorl.data.check", "check every row, answer and clip"),
+    "convert": ("videorl.data.convert", "write a data set of another tool as canonical rows"),
+    "pairs": ("videorl.data.pairs", "make pairs for preference training from repeated rollouts"),
+    "select": ("videorl.data.select", "keep the rows that repeated rollouts or a critic's score pick"),
+    "stats": ("videorl.data.stats", "sizes, answers, best constant answers and duplicates"),
+    # asks a model, and so stands above the data
+    "tpl": ("videorl.tpl", "how much less a model expects each response when it sees few frames"),
+}
+"""Each a module with `add_arguments(parser)` and `run(args) -> exit code`, imported only where it is asked for."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="python -m videorl.data", description="Data sets on the command line.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in COMMANDS:
-        command = importlib.import_module(f"videorl.data.{name}")
-        _add_parser(commands, name, command.HELP, command, chosen=arguments[:1], refusals=DataError)
+    for name, (module, help) in COMMANDS.items():
+        command = importlib.import_module(module) if name in arguments[:1] else None
+        _add_parser(commands, name, help, command, chosen=arguments[:1], refusals=DataError)
     synth = commands.add_parser("synth", help="make questions from videos, events or rows")
     kinds = synth.add_subparsers(dest="kind", required=True)
     for kind in KINDS.values():
@@ -37,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _add_parser(
     parsers: Any, name: str, help: str, command: Any, *, chosen: Sequence[str], refusals: type[Exception]
 ) -> None:
-    """Only the chosen command has arguments, for a kind of synthesis is imported to learn them."""
+    """Only the chosen command has arguments, for it is imported to learn them."""
     parser = parsers.add_parser(name, help=help, description=help)
     if name in chosen:
         command.add_arguments(parser)

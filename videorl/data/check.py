@@ -24,7 +24,6 @@ from videorl.data.report import Problems, say
 from videorl.data.schema import load_rows
 from videorl.types import DataError
 
-HELP = "check every row, answer and clip"
 GOLDS = {"mc": gold_letter, "next_event": gold_letter, "numeric": gold_number, "grounding": gold_spans}
 
 

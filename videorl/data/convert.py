@@ -26,7 +26,6 @@ from videorl.data.records import RecordError, parse_record, read_records
 from videorl.data.report import Problems, say
 from videorl.types import DataError
 
-HELP = "write a data set of another tool as canonical rows"
 SAMPLED = 100  # first records that tell the layout
 
 

@@ -25,8 +25,6 @@ from videorl.data.rollouts import REWARD, missing_term, sampled_rollouts, values
 from videorl.data.schema import load_rows
 from videorl.types import DataError
 
-HELP = "make pairs for preference training from repeated rollouts"
-
 Responses = dict[str, dict[str, float]]
 """{row id: {response: its value}}"""
 

@@ -30,8 +30,6 @@ from videorl.data.rollouts import REWARD, missing_term, sampled_rollouts, values
 from videorl.data.schema import CanonicalRow, load_rows
 from videorl.types import DataError
 
-HELP = "keep the rows that repeated rollouts or a critic's score pick"
-
 COLUMN = "column"
 STATISTICS: dict[str, Callable[[Sequence[float]], float]] = {
     "mean": fmean,

@@ -22,7 +22,6 @@ from videorl.data import headers
 from videorl.data.report import Problems, say
 from videorl.data.schema import fingerprint, load_rows
 
-HELP = "sizes, answers, best constant answers and duplicates"
 STEPS = 60  # of the grid on which the best constant interval is looked for; whole seconds in clips that are shorter
 RECALL_IOU = 0.5
 SHOWN = 5  # most frequent answers, and most used videos

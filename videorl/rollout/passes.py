@@ -18,9 +18,10 @@ from videorl.answers.answer import END_THINK
 from videorl.answers.gold import gold_letter
 from videorl.config import PassConfig
 from videorl.data.prompts import TOO_LONG, Ensure, Renderer
+from videorl.data.reduced import RULES, reduce_frames
 from videorl.imports import load_object
 from videorl.rewards.term import suggest, validated
-from videorl.types import DataError, RenderedPrompt, Rollout, RolloutGroup
+from videorl.types import DataError, Prompt, RenderedPrompt, Rollout, RolloutGroup
 
 
 @dataclass(frozen=True)
@@ -47,33 +48,78 @@ class SecondPass(Protocol):
         ...
 
 
-class ShuffledFrames:
-    """The same question with the frames in random order: T-GRPO's second group (Video-R1, arXiv 2503.21776).
+class OtherFrames:
+    """The same question about other frames. `share` is the side group's size relative to the group's."""
 
-    `share` is its size relative to the group's. The order follows from the seed and the prompt and stays the same over
-    epochs, so that a clip is encoded twice in all; the release draws a new one at every step.
-    """
+    name: str
 
-    def __init__(self, renderer: Renderer, tokenizer: Any, seed: int, *, share: float = 0.5):
+    def __init__(self, renderer: Renderer, share: float):
         if not 0 < share <= 1:
             raise ValueError(f"params.share: {share}, must be over 0 and at most 1")
-        self.renderer, self.seed, self.share = renderer, seed, share
+        self.renderer, self.share = renderer, share
+
+    def change(self, prompt: Prompt) -> Prompt:
+        raise NotImplementedError
 
     def prepare(self, prompt: RenderedPrompt) -> RenderedPrompt | None:
-        if not prompt.media:
-            return None
-        own = prompt.prompt
-        clips = tuple(
-            replace(clip, shuffle=random.Random(f"{self.seed}|{own.id}|{index}").getrandbits(32))
-            for index, clip in enumerate(own.clips)
-        )
-        return self.renderer.render(replace(own, clips=clips))
+        return self.renderer.render(self.change(prompt.prompt)) if prompt.media else None
 
     async def run(self, group: RolloutGroup, roll: Roll) -> RolloutGroup | None:
         prompt = self.prepare(group.prompt)
         if prompt is None:
             return None
-        return await roll("shuffled", prompt, [Start()] * max(1, round(self.share * len(group.all))))
+        return await roll(self.name, prompt, [Start()] * max(1, round(self.share * len(group.all))))
+
+
+class ShuffledFrames(OtherFrames):
+    """The frames in random order: T-GRPO's second group (Video-R1, arXiv 2503.21776).
+
+    The order follows from the seed and the prompt and stays the same over epochs, so that a clip is encoded twice in
+    all; the release draws a new one at every step.
+    """
+
+    name = "shuffled"
+
+    def __init__(self, renderer: Renderer, tokenizer: Any, seed: int, *, share: float = 0.5):
+        super().__init__(renderer, share)
+        self.seed = seed
+
+    def change(self, prompt: Prompt) -> Prompt:
+        clips = (
+            replace(clip, shuffle=random.Random(f"{self.seed}|{prompt.id}|{index}").getrandbits(32))
+            for index, clip in enumerate(prompt.clips)
+        )
+        return replace(prompt, clips=tuple(clips))
+
+
+class ReducedFrames(OtherFrames):
+    """Few of the frames: those that `rule` keeps, `frames` of each video (`data.reduced.RULES`).
+
+    A reward that stays as it was is not earned by watching the video: temporal hacking (Video-UTR, arXiv 2502.12081).
+    Without a group hook that reads it, this pass only watches.
+    """
+
+    name = "reduced"
+
+    def __init__(
+        self,
+        renderer: Renderer,
+        tokenizer: Any,
+        seed: int,
+        *,
+        frames: int = 1,
+        rule: str = "uniform",
+        share: float = 0.5,
+    ):
+        super().__init__(renderer, share)
+        if frames < 1:
+            raise ValueError(f"params.frames: {frames}, must be at least 1")
+        if rule not in RULES:
+            raise ValueError(f"params.rule: {rule!r}; {suggest(rule, RULES)}")
+        self.frames, self.rule = frames, rule
+
+    def change(self, prompt: Prompt) -> Prompt:
+        return reduce_frames(prompt, self.renderer, self.rule, self.frames)
 
 
 class ShuffledOptions:
@@ -179,7 +225,12 @@ def _with_hint(prompt: Any, hint: str) -> Any:
     return [*prompt[:-1], {**last, "content": [*parts, {"type": "text", "text": f"\nHint: {hint}"}]}]
 
 
-PASSES = {"shuffled_frames": ShuffledFrames, "shuffled_options": ShuffledOptions, "hint_ladder": HintLadder}
+PASSES = {
+    "shuffled_frames": ShuffledFrames,
+    "reduced_frames": ReducedFrames,
+    "shuffled_options": ShuffledOptions,
+    "hint_ladder": HintLadder,
+}
 
 
 def load_pass(config: PassConfig) -> Any:
