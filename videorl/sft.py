@@ -5,10 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-import torch
-
 from videorl.config import Config, ConfigError
-from videorl.data.batch import Batch, Row, make_batch, pad
+from videorl.data.batch import Batch, make_batch, make_given_batch, prompt_row
 from videorl.data.schema import load_rows
 from videorl.fitting import Tools, fit_rows
 from videorl.launch import main
@@ -65,16 +63,7 @@ def make_supervised_batch(tools: Tools, prompts: Sequence[RenderedPrompt], step:
         if not target:
             raise DataError("no_response", f"row {prompt.prompt.id}: has no `response` to fit; add one or take it out")
         responses.append([*model.tokenizer.encode(target, add_special_tokens=False), model.stop_ids[0]])
-    lengths = torch.tensor([len(response) for response in responses])
-    return Batch(
-        rows=tuple(
-            Row(id=prompt.prompt.id, group=prompt.prompt.id, token_ids=prompt.token_ids, media=prompt.media, seen="")
-            for prompt in prompts
-        ),
-        response_ids=pad(responses, torch.long),
-        response_mask=torch.arange(int(lengths.max()))[None] < lengths[:, None],
-        lengths=lengths,
-    )
+    return make_given_batch([prompt_row(prompt) for prompt in prompts], responses)
 
 
 if __name__ == "__main__":

@@ -20,13 +20,12 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import track
 
 from videorl.cluster import Cluster
 from videorl.config import Config, load_config
-from videorl.data.batch import Batch, Row, pad
+from videorl.data.batch import Batch, make_given_batch, prompt_row
 from videorl.data.output import publish_rows
 from videorl.data.prompts import Renderer
 from videorl.data.reduced import RULES, reduce_frames
@@ -80,16 +79,7 @@ def score_rows(config: Config, rows: Sequence[dict[str, Any]], rule: str, keep: 
 
 def make_batch(model: VideoModel, prompts: Sequence[RenderedPrompt]) -> Batch:
     responses = [model.tokenizer.encode(prompt.prompt.row["response"], add_special_tokens=False) for prompt in prompts]
-    lengths = torch.tensor([len(response) for response in responses])
-    return Batch(
-        rows=tuple(
-            Row(id=prompt.prompt.id, group=prompt.prompt.id, token_ids=prompt.token_ids, media=prompt.media, seen="")
-            for prompt in prompts
-        ),
-        response_ids=pad(responses, torch.long),
-        response_mask=torch.arange(int(lengths.max()))[None] < lengths[:, None],
-        lengths=lengths,
-    )
+    return make_given_batch([prompt_row(prompt) for prompt in prompts], responses)
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

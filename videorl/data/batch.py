@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import accumulate, pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from videorl.algorithms.turns import turn_ends
 from videorl.algorithms.verl import balanced_partitions
-from videorl.types import Continuation, Media, Rollout, RolloutGroup, count_turns
+from videorl.types import Continuation, Media, RenderedPrompt, Rollout, RolloutGroup, count_turns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +166,23 @@ def make_batch(groups: Sequence[RolloutGroup]) -> Batch:
         trained=None if all(map(all, trained)) else pad(trained, torch.bool) & mask,
         rollout_log_probs=pad([part.rollout_log_probs for part in parts], torch.float32),
         token_rewards=_token_rewards(mask, turn_rewards, rest),
+    )
+
+
+def prompt_row(prompt: RenderedPrompt, **fields: Any) -> Row:
+    """A row of a prompt by itself, which no engine has seen; `fields` of `Row` go over the prompt's."""
+    own = {"id": prompt.prompt.id, "group": prompt.prompt.id, "token_ids": prompt.token_ids, "media": prompt.media}
+    return Row(**{**own, "seen": "", **fields})
+
+
+def make_given_batch(rows: Sequence[Row], responses: Sequence[Sequence[int]]) -> Batch:
+    """Rows whose responses were not sampled: every token of them counts."""
+    lengths = torch.tensor([len(response) for response in responses])
+    return Batch(
+        rows=tuple(rows),
+        response_ids=pad(responses, torch.long),
+        response_mask=torch.arange(int(lengths.max()))[None] < lengths[:, None],
+        lengths=lengths,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from videorl.data.batch import Batch, Row, pad
+from videorl.data.batch import Batch, Row, make_given_batch, pad, prompt_row
 from videorl.data.schema import MAX_REPORTED
 from videorl.models.base import VideoModel
 from videorl.types import DataError, RenderedPrompt
@@ -42,26 +42,11 @@ def make_pair_batch(model: VideoModel, prompts: Sequence[RenderedPrompt], max_to
     for prompt in prompts:
         for side in SIDES:
             ids, numbers = _tokenize(model, prompt.prompt.row, side, max_tokens)
-            rows.append(
-                Row(
-                    id=f"{prompt.prompt.id}#{side}",
-                    group=prompt.prompt.id,
-                    token_ids=prompt.token_ids,
-                    media=prompt.media,
-                    seen="",
-                    chosen=side == "chosen",
-                )
-            )
+            rows.append(prompt_row(prompt, id=f"{prompt.prompt.id}#{side}", chosen=side == "chosen"))
             responses.append(ids)
             phrases.append(numbers)
-    lengths = torch.tensor([len(response) for response in responses])
-    return Batch(
-        rows=tuple(rows),
-        response_ids=pad(responses, torch.long),
-        response_mask=torch.arange(int(lengths.max()))[None] < lengths[:, None],
-        lengths=lengths,
-        phrases=pad(phrases, torch.long) if all(map(any, phrases)) else None,
-    )
+    batch = make_given_batch(rows, responses)
+    return batch.with_(phrases=pad(phrases, torch.long)) if all(map(any, phrases)) else batch
 
 
 def _tokenize(model: VideoModel, row: dict[str, Any], side: str, max_tokens: int) -> tuple[list[int], list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from videorl.answers.letters import list_options
@@ -14,14 +15,36 @@ from videorl.rewards.scorers.batching import Batcher
 from videorl.rewards.scorers.checkpoint import Checkpoint, Dtype
 
 
+class Hybrid:
+    """The sigmoid of a reward model's number, which is the part `logit`.
+
+    With `rule` (a built-in term or an import string, called with `rule_params`) this is BaseReward's hybrid reward: 1
+    where the rule gives at least 1, else the sigmoid; the model is asked only then. The part `rule` is what it gave.
+    """
+
+    def __init__(self, rule: str | None, rule_params: dict[str, Any] | None):
+        self._rule = None if rule is None else load(rule, **rule_params or {})
+
+    async def __call__(self, sample: Sample, ask: Callable[[Sample], Awaitable[float]]) -> RewardResult:
+        parts: dict[str, float] = {}
+        if self._rule is not None:
+            ruled = self._rule(response=sample.response, row=sample.row)
+            parts["rule"] = float(ruled.value)
+            if ruled.value >= 1:
+                return RewardResult(1.0, parts)
+        logit = await ask(sample)
+        if not math.isfinite(logit):
+            raise Abstained("garbage", f"the reward model gave {logit}")
+        return RewardResult(compute_sigmoid(logit), {**parts, "logit": logit})
+
+
 class RewardModel:
     """sigmoid(RM(prompt, response)), in [0, 1]; the part `logit` is the model's own number.
 
     `path` is a checkpoint of `AutoModelForSequenceClassification` with one output and a chat template. It reads text:
     the row's conversation with its options, without the videos, then the whole response.
 
-    With `rule` (a built-in term or an import string, called with `rule_params`) this is BaseReward's hybrid reward: 1
-    where the rule gives at least 1, else the sigmoid; the model is asked only then. The part `rule` is what it gave.
+    `rule` and `rule_params`: see `Hybrid`.
     """
 
     def __init__(
@@ -39,26 +62,20 @@ class RewardModel:
     ):
         from videorl.rewards.scorers.networks import RewardHead
 
-        self._rule = None if rule is None else load(rule, **rule_params or {})
+        self._hybrid = Hybrid(rule, rule_params)
         self._head = RewardHead(Checkpoint(path=path, revision=revision, dtype=dtype, device=device))
         self._max_tokens = max_tokens
         self._logit = Batcher(self._head, batch_size)
 
     async def __call__(self, sample: Sample) -> RewardResult:
         """Abstains, reason `too_long`, above `max_tokens`: of a text that was cut the model would judge another."""
-        parts: dict[str, float] = {}
-        if self._rule is not None:
-            ruled = self._rule(response=sample.response, row=sample.row)
-            parts["rule"] = float(ruled.value)
-            if ruled.value >= 1:
-                return RewardResult(1.0, parts)
+        return await self._hybrid(sample, self._ask)
+
+    async def _ask(self, sample: Sample) -> float:
         tokens = self._head.tokens(make_conversation(sample.row, sample.response))
         if len(tokens) > self._max_tokens:
             raise Abstained("too_long", f"{len(tokens)} tokens; max_tokens={self._max_tokens}")
-        logit = await self._logit(tokens)
-        if not math.isfinite(logit):
-            raise Abstained("garbage", f"the reward model gave {logit}")
-        return RewardResult(compute_sigmoid(logit), {**parts, "logit": logit})
+        return await self._logit(tokens)
 
     async def check(self) -> dict[str, float]:
         """Nothing: a reward model's numbers have no scale of their own."""

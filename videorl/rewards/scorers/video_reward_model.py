@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from videorl.config import Config, Positive
-from videorl.rewards.registry import load
-from videorl.rewards.result import Abstained, RewardResult, Sample
+from videorl.rewards.result import RewardResult, Sample
 from videorl.rewards.scorers.batching import Batcher
-from videorl.rewards.scorers.reward_model import compute_sigmoid
+from videorl.rewards.scorers.reward_model import Hybrid
 
 if TYPE_CHECKING:
     from videorl.types import RenderedPrompt
@@ -24,8 +22,7 @@ class VideoRewardModel:
     It is shown the prompt that the policy is shown. Where its vision tower is the policy's, the stored embeddings are
     used; with another tower each call encodes.
 
-    With `rule` (a built-in term or an import string, called with `rule_params`) this is BaseReward's hybrid reward: 1
-    where the rule gives at least 1, else the sigmoid; the model is asked only then. The part `rule` is what it gave.
+    `rule` and `rule_params`: see `Hybrid`.
     """
 
     def __init__(
@@ -56,20 +53,11 @@ class VideoRewardModel:
         self.renderer = Renderer(config.data, self.model, self.source)
         self.device = torch.device(device)
         self.module = CriticModule(self.model, self.model.load()).to(self.device).eval().requires_grad_(False)
-        self._rule = None if rule is None else load(rule, **rule_params or {})
+        self._hybrid = Hybrid(rule, rule_params)
         self._logit = Batcher(self._logits, batch_size)
 
     async def __call__(self, sample: Sample) -> RewardResult:
-        parts: dict[str, float] = {}
-        if self._rule is not None:
-            ruled = self._rule(response=sample.response, row=sample.row)
-            parts["rule"] = float(ruled.value)
-            if ruled.value >= 1:
-                return RewardResult(1.0, parts)
-        logit = await self._logit(sample)
-        if not math.isfinite(logit):
-            raise Abstained("garbage", f"the reward model gave {logit}")
-        return RewardResult(compute_sigmoid(logit), {**parts, "logit": logit})
+        return await self._hybrid(sample, self._logit)
 
     async def check(self) -> dict[str, float]:
         """Nothing: a reward model's numbers have no scale of their own."""
@@ -82,25 +70,17 @@ class VideoRewardModel:
         """Responses of one prompt share its tokens."""
         import torch
 
-        from videorl.data.batch import Batch, Row, pad
+        from videorl.data.batch import at_last_token, make_given_batch, prompt_row
         from videorl.workers.modules import make_inputs
 
         responses = [
             [*self.model.tokenizer.encode(sample.response, add_special_tokens=False), self.model.stop_ids[0]]
             for sample in samples
         ]
-        prompts = [self._render(sample) for sample in samples]
-        lengths = torch.tensor([len(response) for response in responses])
-        last = torch.arange(int(lengths.max()))[None] == lengths[:, None] - 1
-        batch = Batch(
-            rows=tuple(
-                Row(id=sample.id, group=prompt.prompt.id, token_ids=prompt.token_ids, media=prompt.media, seen="")
-                for sample, prompt in zip(samples, prompts, strict=True)
-            ),
-            response_ids=pad(responses, torch.long),
-            response_mask=last,
-            lengths=lengths,
-        )
+        rows = [prompt_row(self._render(sample), id=sample.id) for sample in samples]
+        batch = make_given_batch(rows, responses)
+        ends = at_last_token(batch.response_mask, torch.ones(len(rows))).bool()
+        batch = batch.with_(response_mask=ends)
         with torch.inference_mode():
             return self.module(make_inputs(self.model, self.source, batch, self.device, shared=True)).tolist()
 
