@@ -25,7 +25,7 @@ LAYERS = (
     ("rollout", "envs", "rewards", "workers"),
     (
         *("planning", "launch", "fitting", "recipes", "episodes", "__main__"),
-        *("train", "train_async", "sft", "prefer", "reward_model", "self_align", "evaluate", "tpl"),
+        *("train", "train_async", "sft", "prefer", "reward_model", "self_align", "evaluate", "tpl", "pipeline"),
     ),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -18,6 +18,7 @@ COMMANDS = {
     "prefer": "training on pairs: DPO and its relatives",
     "reward_model": "a reward model fitted to pairs",
     "self_align": "pairs that a model makes of its own responses",
+    "pipeline": "several stages from one file, finished ones skipped",
     "evaluate": "held-out accuracy of a model",
     "data": "data sets: check, convert, select, stats, synth",
     "rewards": "list the built-in reward terms, score saved rollouts again",
