@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
+from warm_workers import started
 
 from videorl.data.__main__ import main
 from videorl.data.prompts import Renderer
 from videorl.data.reduced import reduce_frames
 from videorl.data.schema import load_rows
 from videorl.tpl import make_batch
+from videorl.workers.policy import Policy
 
 
 @pytest.fixture
@@ -39,9 +41,11 @@ def test_a_row_says_how_much_less_its_response_is_expected(stack, lent, rows, ca
     assert all(one.num_tokens > other.num_tokens for one, other in zip(prompts, few, strict=True))
     stack.encoders.ensure([item for prompt in few for item in prompt.media])
     means = []
-    for shown in (prompts, few):
-        batch = make_batch(stack.model, shown)
-        means.append((stack.policy.compute_log_probs(batch).sum(1) / batch.lengths).tolist())
+    policy = Policy(stack.cluster, stack.config, None, 0)  # other tests may have trained the one that is running
+    with started(stack, policy):
+        for shown in (prompts, few):
+            batch = make_batch(stack.model, shown)
+            means.append((policy.compute_log_probs(batch).sum(1) / batch.lengths).tolist())
     for row, full, reduced in zip(scored, *means, strict=True):
         meta = row["meta"]
         assert (meta["tpl_all"], meta["tpl_reduced"]) == pytest.approx((full, reduced), abs=1e-5)
