@@ -109,10 +109,11 @@ def test_the_command_prints_and_writes_the_same(tmp_path, capsys):
 
 
 def test_the_command_imports_nothing_heavy():
-    """Beside composing, which tests/test_config.py has: what it takes to describe all recipes."""
+    """To compose a recipe, and to describe all of them."""
     parts = json.dumps([load_parts(recipe).model_dump(mode="json") for recipe in load_methods()])
     code = (
-        "import json, sys; from videorl.config import Config; from videorl.recipes import describe_parts; "
+        "import json, sys; from videorl.config import Config; from videorl.recipes import describe_parts, load_parts; "
+        "load_parts('video_r1'); "
         "[list(describe_parts(Config.model_validate(each))) for each in json.load(sys.stdin)]; "
         "print({'torch', 'ray', 'vllm'} & set(sys.modules))"
     )

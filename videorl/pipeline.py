@@ -21,8 +21,6 @@ import argparse
 import difflib
 import hashlib
 import json
-import os
-import runpy
 import shlex
 import sys
 import time
@@ -35,10 +33,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from videorl.__main__ import COMMANDS
+from videorl.__main__ import main as videorl_main
 from videorl.config import ConfigError, configs_folder
 
-PROGRAMS = ("data", "data.synthetic", "models.tiny", "sft", "train", "prefer", "reward_model", "self_align", "evaluate")
-"""Modules of this package that a stage may run."""
+PROGRAMS = [name for name in COMMANDS if name != "pipeline"]
+"""Commands that a stage may run."""
 
 
 class Stage(BaseModel):
@@ -194,15 +194,13 @@ def run_stages(pipeline: Pipeline, again: str | None = None) -> int:
 
 def run_command(words: Sequence[str]) -> int:
     """A command of `videorl` in this process; its exit code."""
-    argv = sys.argv
-    sys.argv = [words[0], *words[1:]]
+    argv = list(sys.argv)
     try:
-        runpy.run_module(f"videorl.{words[0]}", run_name="__main__", alter_sys=True)
+        return videorl_main(words)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     finally:
-        sys.argv = argv
-    return 0
+        sys.argv[:] = argv
 
 
 def show(pipeline: Pipeline) -> None:
@@ -227,8 +225,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--show", action="store_true", help="print the stages and what is done, and exit")
     args = parser.parse_intermixed_args(argv)
     recipes = [word.removeprefix("recipe=") for word in args.words if word.startswith("recipe=")]
-    if os.getcwd() not in sys.path and not sys.flags.safe_path:
-        sys.path.insert(0, os.getcwd())
     try:
         overrides = [word for word in args.words if not word.startswith("recipe=")]
         pipeline = load_pipeline(recipes[-1] if recipes else "", overrides, args.config_dir)

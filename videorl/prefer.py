@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from videorl.algorithms.names import PREFERENCE_LOSSES
+from videorl.algorithms.names import PHRASE_LOSSES, PREFERENCE_LOSSES
 from videorl.config import Config
 from videorl.data.batch import Batch, pad
 from videorl.data.pair_batch import check_pairs, make_pair_batch
@@ -16,16 +18,17 @@ from videorl.data.prompts import PromptStream
 from videorl.data.schema import load_rows
 from videorl.fitting import fitting
 from videorl.launch import main
-from videorl.models.base import open_model
+from videorl.models.base import open_model, weights_digest
 from videorl.train import Job, report, start
-from videorl.types import Media
+from videorl.types import DataError, Media
 
 
 def prefer(config: Config) -> None:
     """Train on pairs of a chosen and a rejected response: DPO and its relatives."""
     config = fitting(config, "prefer", PREFERENCE_LOSSES)
     count = config.rollout.prompts_per_step
-    check_pairs(open_model(config.model), load_rows(config.data.path), config.rollout.max_response_tokens)
+    rows, need_phrases = load_rows(config.data.path), config.algorithm.loss in PHRASE_LOSSES
+    check_pairs(open_model(config.model), rows, config.rollout.max_response_tokens, need_phrases)
     with start(config) as job:
         reference = ReferenceLogProbs(job)
         for step in range(job.step + 1, config.total_steps + 1):
@@ -55,15 +58,33 @@ def shown(batch: Batch) -> list[Media]:
     return list({item.key: item for row in batch.rows for item in row.media}.values())
 
 
+def _identity(job: Job) -> str:
+    """Of what log-probabilities of the rows follow from."""
+    config = job.config
+    settings = config.model_dump(mode="json", include={"seed", "model", "data", "rollout"})
+    parts = [weights_digest(job.runner.model.path), job.prompts.fingerprint, settings]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
 class ReferenceLogProbs:
     """Log-probabilities of all responses under the policy as it was before the first step: the reference, for which no
-    second model is needed. They are computed once, a file for each batch in the run directory, and kept."""
+    second model is needed. They are computed once, a file for each batch in the run directory, and kept.
+
+    Their folder is named by what they follow from: weights, rows and settings. A run without a checkpoint may be begun
+    again with others. Raises DataError `no_reference` where a resumed run has none of its own.
+    """
 
     def __init__(self, job: Job):
-        folder = job.run.folder / "reference"
-        folder.mkdir(exist_ok=True)
+        folder = job.run.folder / "reference" / _identity(job)
         if job.step == 0:  # later the policy is no longer the reference
+            folder.mkdir(parents=True, exist_ok=True)
             self._compute(job, folder)
+        elif not folder.exists():
+            raise DataError(
+                "no_reference",
+                f"{folder} is not there: prefer.model_path={job.config.model.path} has changed since the run began, or "
+                "the folder was removed; restore it, or choose another run.dir",
+            )
         self._kept: dict[str, torch.Tensor] = {}
         for file in sorted(folder.glob("*.safetensors")):
             self._kept |= load_file(file)

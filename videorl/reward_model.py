@@ -1,4 +1,4 @@
-"""Reward models: `python -m videorl.reward_model recipe=base_reward`. A number for a response, fitted to pairs."""
+"""Reward models: `python -m videorl.reward_model recipe=...`. A number for a response, fitted to pairs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def fit_reward_model(config: Config) -> None:
     config = fitting(config, "reward_model", REWARD_MODEL_LOSSES)
     rows = load_rows(config.data.path)
     check_pairs(open_model(config.model), rows, config.rollout.max_response_tokens)
-    fit_rows(config, rows, "reward_model", RewardModel, make_batch, RewardModel.fit, Exam(config))
+    exam = Exam(config)
+    check_pairs(open_model(config.model), exam.rows, config.rollout.max_response_tokens)
+    fit_rows(config, rows, "reward_model", RewardModel, make_batch, RewardModel.fit, exam)
 
 
 def make_batch(tools: Tools, prompts: Sequence[RenderedPrompt], step: int) -> Batch:

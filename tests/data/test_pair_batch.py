@@ -69,3 +69,5 @@ def test_all_bad_rows_are_said_before_anything_starts():
     check_pairs(MODEL, rows[:1], max_tokens=2)
     with pytest.raises(DataError, match=r"2 of 2 rows:\n  row q: has no .*\n  row p: `chosen` has 1 tokens"):
         check_pairs(MODEL, rows[::-1], max_tokens=1)
+    with pytest.raises(DataError, match="1 of 1 rows:\n  row p: has no `phrases`, which the loss needs"):
+        check_pairs(MODEL, rows[:1], max_tokens=2, need_phrases=True)

@@ -16,6 +16,7 @@ from videorl.data.pair_batch import make_pair_batch
 from videorl.data.phrases import align_phrases
 from videorl.data.prompts import PromptStream
 from videorl.data.synthetic import draw_example, draw_response
+from videorl.types import DataError
 from videorl.workers.policy import Policy
 
 LOSSES = {"dpo": {"beta": 0.1}, "rrpo": {"beta": 0.1, "alpha": 0.5}}
@@ -167,10 +168,16 @@ def test_a_run_that_was_killed_goes_on_against_the_same_reference(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Policy, "prefer", killed)
         prefer(config)
-    kept = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "killed" / "reference").iterdir()}
+    kept = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "killed" / "reference").rglob("*.safetensors")}
     assert len(kept) == 2  # an epoch of six pairs
     prefer(config)
-    assert {file.name: file.stat().st_mtime_ns for file in (tmp_path / "killed" / "reference").iterdir()} == kept
+    assert {
+        file.name: file.stat().st_mtime_ns for file in (tmp_path / "killed" / "reference").rglob("*.safetensors")
+    } == kept
+    (other,) = (tmp_path / "killed" / "reference").iterdir()
+    other.rename(other.with_name("of-other-weights"))
+    with pytest.raises(DataError, match=r"is not there: prefer.model_path=.* has changed since the run began"):
+        prefer(config)
     resumed = learned(open_run(tmp_path / "killed"))
     for step, line in whole.items():
         assert resumed[step] == pytest.approx(line, abs=1e-6), step

@@ -8,7 +8,8 @@ import pytest
 
 from videorl.config import ConfigError
 from videorl.data.schema import load_rows
-from videorl.self_align.__main__ import self_align, weights_digest
+from videorl.models.base import weights_digest
+from videorl.self_align.__main__ import self_align
 
 
 @pytest.fixture

@@ -77,6 +77,9 @@ REWARD_MODEL_LOSSES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
 
 PAIR_LOSSES = PREFERENCE_LOSSES | REWARD_MODEL_LOSSES
 
+# Losses on pairs that need the phrases in which the two responses differ.
+PHRASE_LOSSES = frozenset({"rrpo"})
+
 # Losses on pairs that need the whole distribution of the reference.
 TOKEN_KL_LOSSES = frozenset({"rrpo"})
 

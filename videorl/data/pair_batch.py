@@ -15,13 +15,16 @@ from videorl.types import DataError, RenderedPrompt
 SIDES = ("chosen", "rejected")
 
 
-def check_pairs(model: VideoModel, rows: Sequence[dict[str, Any]], max_tokens: int) -> None:
-    """Raise DataError `bad_rows`, which names up to 20 rows, where `make_pair_batch` could not use all of them."""
+def check_pairs(model: VideoModel, rows: Sequence[dict[str, Any]], max_tokens: int, need_phrases: bool = False) -> None:
+    """Raise DataError `bad_rows`, which names up to 20 rows, where `make_pair_batch` could not use all of them, or one
+    has no phrases where the loss needs them."""
     bad = []
     for row in rows:
         try:
             for side in SIDES:
                 _tokenize(model, row, side, max_tokens)
+            if need_phrases and not row["phrases"]:
+                raise DataError("phrases", f"row {row['id']}: has no `phrases`, which the loss needs; add them")
         except DataError as error:
             bad.append(str(error))
     if bad:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -83,3 +84,12 @@ def build_model(config: ModelConfig, texts: Iterable[str], seed: int) -> None:
         from videorl.models.tiny import build_tiny_model
 
         build_tiny_model(config.path, texts, seed=seed)
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 of a checkpoint's weights, file by file."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()

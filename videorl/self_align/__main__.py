@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ from videorl.data.output import publish_rows
 from videorl.data.prompts import Renderer
 from videorl.data.schema import load_rows
 from videorl.launch import main
-from videorl.models.base import VideoModel, open_model
+from videorl.models.base import VideoModel, open_model, weights_digest
 from videorl.models.media import open_source
 from videorl.rollout.engine import Engines, Generate
 from videorl.rollout.runner import gather, rollout_seed
@@ -55,7 +53,8 @@ def self_align(config: Config) -> None:
         cluster.wait(encoders=encoders, engines=engines)
         speaker = Speaker(config, model, renderer, engines.generate)
         todo = [row for row in rows if row["id"] not in records.made]
-        for chunk in batched(todo, config.rollout.prompts_per_step):
+        count = config.rollout.prompts_per_step
+        for chunk in (todo[start : start + count] for start in range(0, len(todo), count)):
             run.progress("rows", len(records.made), len(rows))
             media, set_aside = show(method, renderer, chunk)
             failures = encoders.ensure([item for each in media.values() for item in each])
@@ -67,12 +66,6 @@ def self_align(config: Config) -> None:
             records.add(set_aside | {row["id"]: made for row, made in zip(asked, answers, strict=True)})
             records.check(config.data.max_bad_fraction, len(rows))
     write_pairs(records, run.folder / "pairs.jsonl", weights_digest(model.path))
-
-
-def batched(rows: Sequence[dict[str, Any]], count: int) -> Iterator[list[dict[str, Any]]]:
-    remaining = iter(rows)
-    while chunk := list(islice(remaining, count)):
-        yield chunk
 
 
 def show(
@@ -163,15 +156,6 @@ def write_pairs(records: Records, path: Path, model: str) -> None:
         for row in pairs:
             write(row | {"provenance": row["provenance"] | {"model": model}})
     print(f"{path}: {len(pairs)} pairs")
-
-
-def weights_digest(folder: Path) -> str:
-    """SHA-256 of a checkpoint's weights, file by file."""
-    digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as content:
-            digest.update(hashlib.file_digest(content, "sha256").digest())
-    return digest.hexdigest()
 
 
 if __name__ == "__main__":
