@@ -1,11 +1,14 @@
 """Which configuration a stage on pairs runs with, and when there is none."""
 
+import json
+
 import pytest
 
 from videorl.algorithms.names import PREFERENCE_LOSSES, REWARD_MODEL_LOSSES
 from videorl.config import ConfigError, load_config
-from videorl.fitting import fitting
+from videorl.fitting import fitting, load_pairs
 from videorl.train import refuse_pair_loss
+from videorl.types import DataError
 
 
 def recipe(*overrides: str):
@@ -38,6 +41,19 @@ def test_the_sections_values_take_the_place_of_rls():
 def test_what_is_no_stage_is_refused(overrides, stage, losses, problem):
     with pytest.raises(ConfigError, match=problem):
         fitting(recipe(*overrides), stage, losses)
+
+
+def test_a_tiny_model_is_made_for_the_words_of_the_pairs(tmp_path):
+    rows = [{"id": "p", "task": "open", "prompt": "Who?", "chosen": "a marmot", "rejected": "a dog"}]
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(rows[0]))
+    pairs = [f"{name}={tmp_path}/pairs.jsonl" for name in ("data.path", "reward_model.path")]
+    place = [*pairs, f"data.media_root={tmp_path}", f"model.path={tmp_path}/model"]
+    config = fitting(recipe("recipe=base_reward", "scale=tiny", *place), "reward_model", REWARD_MODEL_LOSSES)
+    (row,) = load_pairs(config)
+    assert row["chosen"] == "a marmot"
+    assert (tmp_path / "model" / "model.safetensors").exists()
+    with pytest.raises(DataError, match="has no `phrases`, which the loss needs"):
+        load_pairs(config, need_phrases=True)
 
 
 def test_reinforcement_learning_refuses_a_loss_on_pairs():

@@ -13,13 +13,13 @@ import yaml
 
 from videorl import recipes
 from videorl.config import ConfigError, configs_folder, load_config
-from videorl.data.synth.examples import RECIPES, ROWS, generate
+from videorl.data.synth.examples import PAIRS, RECIPES, ROWS, generate
 from videorl.launch import config_problems, main
 from videorl.recipes import Method, describe_parts, load_methods, load_parts, make_page
 
 ROOT = Path(recipes.__file__).parent.parent
 NO_METHOD = {"quickstart", "quickstart_dpo", "quickstart_ppo", "real_clips", "qwen2_5_vl_7b_grpo"}  # ours, of no paper
-NO_METHOD |= {"long_video", "earl_cpu", "video_mtr_cpu"}
+NO_METHOD |= {"long_video", "earl_cpu", "video_mtr_cpu", "base_reward_cpu", "ppo_with_reward_model_cpu"}
 FOR_THE_CPU = {"videossr"}  # at its own size
 ALL = sorted(path.stem for path in (configs_folder() / "recipe").glob("*.yaml"))
 
@@ -77,6 +77,10 @@ def test_the_parts_of_a_recipe():
     parts = dict(describe_parts(load_parts("keye_gspo")))
     assert parts["second passes"].startswith("hints: `hint_ladder`, trained on")
     assert parts["scorers"] == "`judge` x 1 (on open)"
+
+
+def test_the_parts_of_a_recipe_of_pairs():
+    assert dict(describe_parts(load_parts("rrpo"))) == {"pairs": "`perturbed`", "loss": "rrpo, beta 0.01, alpha 0.1"}
 
 
 def test_a_term_of_no_weight_is_only_logged():
@@ -137,15 +141,17 @@ def test_every_recipe_has_its_page(recipe):
         return
     assert "python -m videorl.data synth examples --out data/examples\n" in page
     lines = re.sub(r"\\\n\s+", "", page).splitlines()  # a command may go on over lines
-    (command,) = (line for line in lines if f"train recipe={recipe} scale=tiny" in line)
-    assert "data.path=data/examples/" in command and "data.media_root=data/examples total_steps=2" in command
+    program = PAIRS.get(recipe, "train")
+    (command,) = (line for line in lines if f"{program} recipe={recipe} scale=tiny" in line)
+    steps = "total_steps=2" if program == "train" else f"{program}.steps=2"
+    assert "data.path=data/examples/" in command and f"data.media_root=data/examples {steps}" in command
 
 
 @pytest.mark.parametrize("scale", ["full", "tiny"])
 @pytest.mark.parametrize("recipe", sorted(RECIPES))
 def test_every_recipe_is_valid(examples, recipe, scale):
     try:
-        config = load_config("train", overrides(recipe, examples, f"scale={scale}"))
+        config = load_config(PAIRS.get(recipe, "train"), overrides(recipe, examples, f"scale={scale}"))
     except ConfigError as error:
         pytest.fail(str(error))
     assert list(config_problems(config)) == []
@@ -157,7 +163,7 @@ def test_every_recipe_is_valid(examples, recipe, scale):
 def test_a_dry_run_of_the_full_size_ends_well(examples, recipe, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train"])
     size = [f"rollout.prompts_per_step={ROWS}", "policy.mini_batches=1", "dry_run=true"]
-    assert main(_never, "train", overrides(recipe, examples, *size)) == 0, capsys.readouterr()
+    assert main(_never, PAIRS.get(recipe, "train"), overrides(recipe, examples, *size)) == 0, capsys.readouterr()
     said = capsys.readouterr().out
     assert f"{ROWS} (" in said and "0 bad, 0 too long" in said
 

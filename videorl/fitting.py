@@ -13,7 +13,9 @@ from videorl.beside import begin
 from videorl.cluster import Cluster
 from videorl.config import Config, ConfigError
 from videorl.data.batch import Batch
+from videorl.data.pair_batch import check_pairs
 from videorl.data.prompts import PromptStream
+from videorl.data.schema import load_rows
 from videorl.models.base import VideoModel, build_model, open_model
 from videorl.models.media import MediaSource, open_source
 from videorl.rollout.frames import Openings
@@ -79,6 +81,17 @@ def fitting(config: Config, stage: Literal["prefer", "reward_model"], losses: It
             "critic": None,
         }
     )
+
+
+def load_pairs(config: Config, need_phrases: bool = False) -> list[dict[str, Any]]:
+    """The rows of `data.path`, after the model that is to learn from them has been made where there is none.
+
+    Raises DataError as `load_rows` and `check_pairs`.
+    """
+    rows = load_rows(config.data.path)
+    build_model(config.model, texts(config), config.seed)
+    check_pairs(open_model(config.model), rows, config.rollout.max_response_tokens, need_phrases)
+    return rows
 
 
 def fit_rows(

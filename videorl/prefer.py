@@ -13,12 +13,11 @@ from safetensors.torch import load_file, save_file
 from videorl.algorithms.names import PHRASE_LOSSES, PREFERENCE_LOSSES
 from videorl.config import Config
 from videorl.data.batch import Batch, pad
-from videorl.data.pair_batch import check_pairs, make_pair_batch
+from videorl.data.pair_batch import make_pair_batch
 from videorl.data.prompts import PromptStream
-from videorl.data.schema import load_rows
-from videorl.fitting import fitting
+from videorl.fitting import fitting, load_pairs
 from videorl.launch import main
-from videorl.models.base import open_model, weights_digest
+from videorl.models.base import weights_digest
 from videorl.train import Job, report, start
 from videorl.types import DataError, Media
 
@@ -26,9 +25,8 @@ from videorl.types import DataError, Media
 def prefer(config: Config) -> None:
     """Train on pairs of a chosen and a rejected response: DPO and its relatives."""
     config = fitting(config, "prefer", PREFERENCE_LOSSES)
+    load_pairs(config, need_phrases=config.algorithm.loss in PHRASE_LOSSES)  # what is wrong is said before all else
     count = config.rollout.prompts_per_step
-    rows, need_phrases = load_rows(config.data.path), config.algorithm.loss in PHRASE_LOSSES
-    check_pairs(open_model(config.model), rows, config.rollout.max_response_tokens, need_phrases)
     with start(config) as job:
         reference = ReferenceLogProbs(job)
         for step in range(job.step + 1, config.total_steps + 1):

@@ -18,6 +18,7 @@ from typing import Annotated
 import yaml
 from pydantic import Field, ValidationError
 
+from videorl.algorithms.names import PAIR_LOSSES
 from videorl.config import AlgorithmConfig, Config, RewardsConfig, Section, TermConfig, compose_config
 from videorl.rewards.hooks import is_hook
 from videorl.rewards.registry import find_scorer
@@ -53,6 +54,11 @@ def load_parts(recipe: str) -> Config:
 def describe_parts(config: Config) -> Iterator[tuple[str, str]]:
     """(what, which) for each part that a recipe is made of; parts that are off are left out."""
     algorithm, rewards = config.algorithm, config.rewards
+    if algorithm.loss in PAIR_LOSSES:
+        if config.self_align:
+            yield "pairs", f"`{config.self_align.target}`"
+        yield "loss", ", ".join([algorithm.loss, *(f"{key} {value}" for key, value in algorithm.loss_options.items())])
+        return
     yield "advantage", _advantage(algorithm)
     yield "loss", ", ".join([algorithm.loss, algorithm.loss_agg, *_clip(algorithm)])
     if algorithm.kl:

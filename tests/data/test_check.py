@@ -43,6 +43,19 @@ def test_check_accepts_good_data(clips, capsys):
     assert ["visual", "tokens", "of", "a", "row", "4", "4", "4", "8"] in cells
 
 
+def test_check_counts_pairs(clips, capsys):
+    phrases = [{"chosen": [2, 5], "rejected": [2, 6]}]
+    rows = [
+        make_row("p", chosen="a red car", rejected="a blue car", phrases=phrases),
+        make_row("q", chosen="a red car is shown", rejected="a car"),
+        make_row("text"),
+    ]
+    assert check(clips, rows) == 0
+    assert "2 pairs, 1 with phrases; chosen has more words in 50%" in capsys.readouterr().out
+    assert check(clips, [rows[0] | {"phrases": [{"chosen": [2, 50], "rejected": [2, 6]}]}]) == 1
+    assert "[2, 50] of chosen must be [start, end) of its 9 characters" in capsys.readouterr().err
+
+
 def test_check_lists_bad_clips_by_reason(clips, capsys):
     rows = [
         make_row("good", videos=[{"path": "whole.mp4"}]),

@@ -74,7 +74,8 @@ def test_a_rule_may_name_its_tasks():
         ("mean > 3", "is no rule"),
         ("__import__('os') > 3", "is no rule"),
         ("0 > mean(accuracy)", "is no rule"),
-        ("median(accuracy) > 3", "'median' must be mean, std, min, max, spread or column"),
+        ("median(accuracy) > 3", "'median' must be one of mean, std, min, max, spread, column, ratio"),
+        ("ratio(tokens) < 3", "'tokens' must be one of words, characters"),
         ("mcq: mean(accuracy) > 3", "'mcq' is no task; choose from mc, open"),
         ("0 < mean(accuracy) > 1", "two lower bounds"),
     ],
@@ -100,6 +101,17 @@ def test_presets_are_rules_with_a_source(name):
 )
 def test_bounds_are_open_or_closed(text, outcomes):
     assert [parse_rule(text).judge(value) for value in (0.0, 0.5, 1.0)] == outcomes
+
+
+def test_a_ratio_compares_the_two_of_a_pair():
+    rows = [
+        make_row("p", chosen="a big red car", rejected="a car"),
+        make_row("q", chosen="car", rejected=" "),
+        make_row("r"),
+    ]
+    verdicts = [judge_row(row, [parse_rule("ratio(words) <= 1.5")], {}, 2) for row in rows]
+    assert [(each.outcome, each.value) for each in verdicts] == [("too high", 2.0), ("kept", 1.0), ("no pair", None)]
+    assert judge_row(rows[0], [parse_rule("ratio(characters) < 3")], {}, 2).value == 13 / 5
 
 
 # --- statistics ------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -65,6 +66,20 @@ class Workspace:
         from videorl.data.schema import load_rows
 
         return load_rows(self.folder / f"{name}.jsonl")
+
+    def pair_rows(self) -> list[dict[str, Any]]:
+        """Six rows with a right and a wrong response of unequal length."""
+        from videorl.data.phrases import align_phrases
+        from videorl.data.synthetic import draw_example, draw_response
+
+        rng = random.Random(0)
+        rows = self.rows()[:6]
+        for row in rows:
+            kind = row["data_source"].removeprefix("synthetic-")
+            row["chosen"] = draw_response(draw_example(kind, rng), 0.0, rng)
+            row["rejected"] = row["chosen"].replace("<think>", "<think>red ")[: rng.choice([-9, -1])]
+            row["phrases"] = align_phrases(row["chosen"], row["rejected"])
+        return rows
 
 
 @pytest.fixture(scope="session")

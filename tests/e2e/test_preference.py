@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import random
 
 import pytest
 import torch
@@ -13,30 +12,16 @@ from warm_workers import SGD, started, weights
 
 from videorl.config import load_config
 from videorl.data.pair_batch import make_pair_batch
-from videorl.data.phrases import align_phrases
 from videorl.data.prompts import PromptStream
-from videorl.data.synthetic import draw_example, draw_response
 from videorl.types import DataError
 from videorl.workers.policy import Policy
 
 LOSSES = {"dpo": {"beta": 0.1}, "rrpo": {"beta": 0.1, "alpha": 0.5}}
 
 
-def pair_rows(stack):
-    """Rows with a right and a wrong response of unequal length."""
-    rng = random.Random(0)
-    rows = stack.workspace.rows()[:6]
-    for row in rows:
-        kind = row["data_source"].removeprefix("synthetic-")
-        row["chosen"] = draw_response(draw_example(kind, rng), 0.0, rng)
-        row["rejected"] = row["chosen"].replace("<think>", "<think>red ")[: rng.choice([-9, -1])]
-        row["phrases"] = align_phrases(row["chosen"], row["rejected"])
-    return rows
-
-
 @pytest.fixture(scope="module")
 def pairs(stack):
-    stream = PromptStream(pair_rows(stack), stack.config.data, stack.model, stack.source, seed=0)
+    stream = PromptStream(stack.workspace.pair_rows(), stack.config.data, stack.model, stack.source, seed=0)
     return make_pair_batch(stack.model, stream.all(stack.encoders.ensure), 64)
 
 
@@ -118,7 +103,7 @@ def test_the_gradient_is_that_of_the_formula(stack, pairs):
 @pytest.fixture(scope="module")
 def pair_file(stack, tmp_path_factory):
     path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in pair_rows(stack)))
+    path.write_text("".join(json.dumps(row) + "\n" for row in stack.workspace.pair_rows()))
     return path
 
 
@@ -201,7 +186,7 @@ def test_a_reward_model_learns_its_pairs_and_its_scorer_says_the_same(stack, len
     assert metrics[30]["eval/pair_accuracy"] == 1 and metrics[30]["eval/margin"] > 1
 
     scorer = VideoRewardModel(stack.config, path=str(tmp_path / "model" / "export"))
-    rows = pair_rows(stack)
+    rows = stack.workspace.pair_rows()
     media = {row["id"]: prompt.media for row, prompt in zip(rows, stack.prompts(rows), strict=True)}
     samples = [
         Sample(id=f"{row['id']}#{side}", response=row[side], row=row, media=media[row["id"]])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from judge_server import JudgeServer, grade_by_overlap
 
 from videorl.config import Config, load_config
 from videorl.data.schema import load_rows
-from videorl.data.synth.examples import RECIPES, generate
+from videorl.data.synth.examples import PAIRS, RECIPES, generate
 from videorl.data.synth.folder import write_rows
 
 STEPS = 2
@@ -26,6 +27,7 @@ PARITY = 1e-4
 SFT_STEPS, SFT_BATCH = 60, 8
 # of sixteen pairs some are wrong without a hint and right with one; of eight groups of four it happened that none was
 MANY_SMALL_GROUPS = {"keye_gspo": ("rollout.prompts_per_step=8", "rollout.group_size=2")}
+RL = [recipe for recipe in RECIPES if recipe not in PAIRS]
 LONGEST = 160  # characters of a response that the model is taught: the lists of a tube are longer
 
 
@@ -72,7 +74,7 @@ def rehearsal(tmp_path_factory) -> Iterator[Rehearsal]:
     import warm_workers
     from tiny_networks import build_sentence_encoder, build_siglip
 
-    from videorl import train
+    from videorl import fitting, train
     from videorl.rollout.engine import Engines
     from videorl.rollout.vllm_engine import VLLMEngine
     from videorl.workers.encoder import EncoderWorker
@@ -96,7 +98,8 @@ def rehearsal(tmp_path_factory) -> Iterator[Rehearsal]:
                 def actors(self, actor_class: type, *args: Any, **options: Any) -> list[Any]:
                     return running.get(actor_class) or super().actors(actor_class, *args, **options)
 
-            patch.setattr(train, "Cluster", Lending)
+            for program in (train, fitting):
+                patch.setattr(program, "Cluster", Lending)
             yield shared
 
 
@@ -106,7 +109,7 @@ def teach(shared: Rehearsal) -> None:
     from videorl.sft import fit
 
     folder = shared.folder
-    rows = [row for recipe in RECIPES for row in taught_rows(shared, recipe)]
+    rows = [row for recipe in RL for row in taught_rows(shared, recipe)]
     write_rows(folder / "taught.jsonl", [row for row in rows if len(row["response"]) <= LONGEST])
     build_tiny_model(folder / "random", row_texts(rows), seed=0)
     fit(
@@ -139,12 +142,45 @@ def taught_rows(shared: Rehearsal, recipe: str) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_a_recipe_trains(rehearsal, open_run, recipe):
+@pytest.fixture(scope="module")
+def learn_pairs(rehearsal):
+    """`learn_pairs(recipe)` fits what a recipe of pairs fits, once; its configuration."""
+    from videorl.launch import config_problems
+    from videorl.prefer import prefer
+    from videorl.reward_model import fit_reward_model
+
+    @cache
+    def learn(recipe: str) -> Config:
+        stage, path = PAIRS[recipe], f"{rehearsal.folder}/data/{recipe}.jsonl"
+        size = [f"{stage}.path={path}", f"{stage}.steps={STEPS}", f"{stage}.batch_size=4", "run.export=true"]
+        config = rehearsal.config(recipe, *size)
+        assert list(config_problems(config)) == []
+        {"prefer": prefer, "reward_model": fit_reward_model}[stage](config)
+        return config
+
+    return learn
+
+
+@pytest.mark.parametrize("recipe", PAIRS)
+def test_a_recipe_learns_from_pairs(learn_pairs, open_run, recipe):
+    config = learn_pairs(recipe)
+    lines = open_run(Path(config.run.dir)).metrics()
+    assert list(lines) == list(range(1, STEPS + 1))
+    area = {"prefer": "policy"}.get(PAIRS[recipe], PAIRS[recipe])
+    assert all(line[f"{area}/grad_norm"] > 0 for line in lines.values())
+    assert (Path(config.run.dir) / "export" / "config.json").exists()
+
+
+@pytest.mark.parametrize("recipe", RL)
+def test_a_recipe_trains(rehearsal, learn_pairs, open_run, recipe):
     from videorl.launch import config_problems
     from videorl.train import train
 
-    config = rehearsal.config(recipe, *rehearsal.scorers(recipe), *MANY_SMALL_GROUPS.get(recipe, ()))
+    learned = []
+    if recipe == "ppo_with_reward_model":
+        folder = Path(learn_pairs("base_reward").run.dir) / "export"
+        learned = [f"rewards.terms.preference.params.{name}" for name in (f"path={folder}", "device=cpu")]
+    config = rehearsal.config(recipe, *rehearsal.scorers(recipe), *learned, *MANY_SMALL_GROUPS.get(recipe, ()))
     assert list(config_problems(config)) == []
     train(config)
 

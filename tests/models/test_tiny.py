@@ -208,10 +208,11 @@ def test_row_texts():
     parts = [{"type": "video"}, {"type": "text", "text": "When?"}]
     rows = [
         {"prompt": "Which?", "choices": ["red", "blue"], "response": "<answer>A</answer>"},
+        {"prompt": "Why?", "choices": None, "chosen": "so", "rejected": "not so"},
         {"prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": parts}], "choices": None},
     ]
     texts = [text for text in row_texts(rows) if text]
-    assert texts == ["Which?", "(A) red (B) blue", "<answer>A</answer>", "Be brief.", "When?"]
+    assert texts == ["Which?", "(A) red (B) blue", "<answer>A</answer>", "Why?", "so", "not so", "Be brief.", "When?"]
 
 
 def test_folder_appears_when_complete(tmp_path, monkeypatch):

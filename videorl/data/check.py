@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console
@@ -44,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
             problems.add(finding.problem[0], finding.id, finding.problem[1])
     _show_tasks(findings, console)
     headers.show_sizes(findings, console)
+    _show_pairs(rows, console)
     problems.show(console)
     return 1 if len(problems) else 0
 
@@ -79,3 +81,13 @@ def _show_tasks(findings: Sequence[Finding], console: Console) -> None:
     for task, count in Counter(finding.task for finding in findings).most_common():
         table.add_row(task, str(count), str(bad[task]))
     console.print(table)
+
+
+def _show_pairs(rows: Sequence[dict[str, Any]], console: Console) -> None:
+    """How many rows are pairs, and whether a model could learn length from them."""
+    pairs = [row for row in rows if row["chosen"] is not None]
+    if not pairs:
+        return
+    longer = [len(row["chosen"].split()) > len(row["rejected"].split()) for row in pairs]
+    with_phrases = sum(row["phrases"] is not None for row in pairs)
+    say(console, f"{len(pairs)} pairs, {with_phrases} with phrases; chosen has more words in {fmean(longer):.0%}")

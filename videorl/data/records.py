@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from pydantic import ValidationError
 from pydantic_core import from_json
 
-from videorl.data.schema import read_raw
+from videorl.data.schema import MAX_REPORTED, read_raw
 from videorl.types import DataError
+
+Parsed = TypeVar("Parsed")
 
 LINE = "line"  # the only column of a record that is a line of plain text
 
@@ -63,6 +66,32 @@ def parse_record(raw: Any) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise RecordError("not_an_object", f"a {type(raw).__name__}; a record is an object with named columns")
     return raw
+
+
+def parse_lines(path: str | Path, parse: Callable[[Any], Parsed]) -> list[Parsed]:
+    """What `parse` makes of each line of JSON; it raises ValueError (pydantic's included) for one that is bad.
+
+    Raises:
+        DataError: `bad_records`, which names the place and the rule of up to 20 bad lines; `unreadable`; `empty`.
+    """
+    parsed, bad = [], []
+    for number, line in enumerate(_read_text(str(path)).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            parsed.append(parse(json.loads(line)))
+        except ValidationError as error:
+            found = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+            bad.append(f"line {number}: {'; '.join(found)}")
+        except ValueError as error:
+            bad.append(f"line {number}: {error}")
+    if bad:
+        more = [f"... and {len(bad) - MAX_REPORTED} more"] if len(bad) > MAX_REPORTED else []
+        head = f"{path}: {len(bad)} bad lines; correct them or take them out:"
+        raise DataError("bad_records", "\n  ".join([head, *bad[:MAX_REPORTED], *more]))
+    if not parsed:
+        raise DataError("empty", f"{path} holds no records; give at least one")
+    return parsed
 
 
 def _numbered(kind: str, records: Iterator[Any]) -> Iterator[tuple[str, Any]]:

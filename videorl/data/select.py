@@ -5,8 +5,9 @@
 
 A rule is `[TASKS:] [LOW <] STATISTIC(NAME) [< HIGH]`, such as "mc,next_event: 0 < mean(accuracy) < 1"; `<=`, `>` and
 `>=` are read too. STATISTIC is mean, std (of the population), min, max or spread (max - min) of the reward term NAME
-over a row's rollouts (`reward`: the reward itself), or `column`, the number under NAME in the row's `meta`. The first
-rule for a row's task decides; a row that none decides is dropped too, and counted.
+over a row's rollouts (`reward`: the reward itself); `column`, the number under NAME in the row's `meta`; or `ratio`:
+how many `words` or `characters` has a pair's chosen response for one of the rejected? The first rule for a row's
+task decides; a row that none decides is dropped too, and counted.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from videorl.data.rollouts import REWARD, missing_term, sampled_rollouts, values
 from videorl.data.schema import CanonicalRow, load_rows
 from videorl.types import DataError
 
-COLUMN = "column"
+COLUMN, RATIO = "column", "ratio"
+LENGTHS: dict[str, Callable[[str], int]] = {"words": lambda text: len(text.split()), "characters": len}
 STATISTICS: dict[str, Callable[[Sequence[float]], float]] = {
     "mean": fmean,
     "std": pstdev,
@@ -62,6 +64,16 @@ PRESETS = {
     "reagent-v-sft": Preset(
         ("column(critic_score) >= 8",),
         "ReAgent-V: high critic's score of 10, for SFT; threshold not published, 8 is ours",
+    ),
+    "video-utr": Preset(
+        ("column(tpl) > 0",),
+        "Video-UTR (2502.12081): rows whose response one expects less without the frames; threshold not published, 0 "
+        "is ours",
+    ),
+    "ixc": Preset(
+        ("ratio(words) <= 1.5",),
+        "IXC-2.5-Reward (2501.12368): no pair whose chosen response is much longer; how much is not published, 1.5 is "
+        "ours",
     ),
 }
 
@@ -102,8 +114,10 @@ def parse_rule(text: str) -> Rule:
         raise DataError(
             "rule", f"{text!r} is no rule; write one like 'mc: 0 < mean(accuracy) < 1' or 'std(reward) >= 0.1'"
         )
-    if match["statistic"] not in (*STATISTICS, COLUMN):
-        raise DataError("rule", f"{text!r}: {match['statistic']!r} must be {', '.join(STATISTICS)} or {COLUMN}")
+    if match["statistic"] not in (known := (*STATISTICS, COLUMN, RATIO)):
+        raise DataError("rule", f"{text!r}: {match['statistic']!r} must be one of {', '.join(known)}")
+    if match["statistic"] == RATIO and match["name"].strip() not in LENGTHS:
+        raise DataError("rule", f"{text!r}: {match['name']!r} must be one of {', '.join(LENGTHS)}")
     tasks = frozenset(task.strip() for task in match["tasks"].split(",")) if match["tasks"] else frozenset(TASKS)
     if unknown := sorted(tasks - set(TASKS)):
         raise DataError("rule", f"{text!r}: {unknown[0]!r} is no task; choose from {', '.join(TASKS)}")
@@ -170,6 +184,12 @@ def judge_row(row: dict[str, Any], rules: Sequence[Rule], values: Values, min_ro
         if isinstance(value, bool) or not isinstance(value, int | float):
             return Verdict("no number in the column", rule)
         return Verdict(rule.judge(value), rule, value)
+    if rule.statistic == RATIO:
+        if row["chosen"] is None:
+            return Verdict("no pair", rule)
+        length = LENGTHS[rule.name]
+        value = length(row["chosen"]) / max(1, length(row["rejected"]))
+        return Verdict(rule.judge(value), rule, value)
     numbers = values[row["id"]][rule.name] if row["id"] in values else []
     if len(numbers) < min_rollouts:
         return Verdict("too few rollouts", rule)
@@ -210,7 +230,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     console = Console()
     rules = [parse_rule(text) for text in _rule_texts(args)]
-    terms = {rule.name for rule in rules if rule.statistic != COLUMN}
+    terms = {rule.name for rule in rules if rule.statistic in STATISTICS}
     if terms and args.rollouts is None:
         raise DataError("rule", f"{', '.join(sorted(terms))} must come from rollouts; give --rollouts")
     rows = load_rows(args.path)

@@ -76,7 +76,7 @@ def draw_example(kind: str, rng: random.Random) -> Example:
         colours = rng.sample(tuple(COLOURS), 2)
         starts = sorted(rng.sample(range(SECONDS - 1), 2))
         squares = tuple(
-            _square(colour, cell, start, SECONDS, rng)
+            draw_square(colour, cell, start, SECONDS, rng)
             for colour, cell, start in zip(colours, rng.sample(range(4), 2), starts, strict=True)
         )
         choices = tuple(COLOURS)
@@ -84,13 +84,13 @@ def draw_example(kind: str, rng: random.Random) -> Example:
     if kind == "count":
         number, colour = rng.choice(NUMBERS), rng.choice(tuple(COLOURS))
         squares = tuple(
-            _square(colour, cell, rng.randrange(SECONDS - 1), SECONDS, rng)
+            draw_square(colour, cell, rng.randrange(SECONDS - 1), SECONDS, rng)
             for cell in rng.sample(range(4), int(number))
         )
         return Example(kind, squares, "How many squares appear?", NUMBERS, number, _letter(NUMBERS, number))
     if kind == "ground":
         colour, span = rng.choice(tuple(COLOURS)), _draw_span(rng)
-        squares = (_square(colour, rng.randrange(4), *span, rng),)
+        squares = (draw_square(colour, rng.randrange(4), *span, rng),)
         prompt = "Between which seconds is the square visible?"
         return Example(kind, squares, prompt, None, colour, _span_text(span), span)
     raise ValueError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
@@ -198,7 +198,7 @@ def _draw_span(rng: random.Random) -> tuple[int, int]:
     return start, start + length
 
 
-def _square(colour: str, cell: int, start: int, end: int, rng: random.Random) -> Square:
+def draw_square(colour: str, cell: int, start: int, end: int, rng: random.Random) -> Square:
     """Somewhere inside one of the four quarters of the frame, so that squares never overlap."""
     row, column = divmod(cell, 2)
     slack = SIDE // 2 - SQUARE

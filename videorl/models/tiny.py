@@ -181,7 +181,7 @@ def row_texts(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         for content in (message["content"] for message in messages):
             yield from [content] if isinstance(content, str) else [part.get("text") or "" for part in content]
         yield list_options(row.get("choices"))
-        yield row.get("response") or ""
+        yield from (row.get(name) or "" for name in ("response", "chosen", "rejected"))
 
 
 def _train_tokenizer(texts: Iterable[str]) -> Qwen2Tokenizer:

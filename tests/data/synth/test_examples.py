@@ -1,5 +1,6 @@
 import asyncio
 import json
+import re
 from collections import Counter
 
 import numpy as np
@@ -11,7 +12,7 @@ from gold_responses import gold_response
 from videorl.config import load_config
 from videorl.data.__main__ import main
 from videorl.data.schema import load_rows
-from videorl.data.synth.examples import RECIPES, ROWS, SCENES, generate
+from videorl.data.synth.examples import PAIRS, RECIPES, ROWS, SCENES, generate
 from videorl.data.synthetic import COLOURS, FPS, SECONDS, SIDE
 from videorl.envs.registry import load_env
 from videorl.models.families import FAMILIES
@@ -65,7 +66,7 @@ def test_eight_rows_over_clips_that_are_there(folder, recipe):
         assert made["generator"] == "examples" and made["seed"] == 0
 
 
-@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe not in ORACLES])
+@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe not in {*ORACLES, *PAIRS}])
 @pytest.mark.parametrize("done", [0.0, 1.0], ids=["start", "end"])
 def test_the_right_answer_earns_all_that_a_response_can(folder, recipe, done):
     """Of the terms that score a response by itself; a gain over a draft that is right already is 0."""
@@ -99,6 +100,17 @@ def test_every_hook_has_a_row_and_the_judges_are_asked_in_two_recipes(folder):
             assert applies or not is_hook(term.target), f"{recipe}: {name}"
             judged |= {recipe} if term.target == "judge" and applies else set()
     assert judged == {"v1_next_event", "longvila_r1"}
+
+
+@pytest.mark.parametrize("recipe", PAIRS)
+def test_the_two_of_a_pair_differ_in_their_phrases(folder, recipe):
+    for row in rows_of(folder, recipe):
+        assert row["chosen"] == row["response"] == row["answer"]
+        cut = {side: row[side] for side in ("chosen", "rejected")}
+        for phrase in reversed(row["phrases"]):
+            for side, (start, end) in phrase.items():
+                cut[side] = cut[side][:start] + cut[side][end:]
+        assert re.findall(r"\w+|\S", cut["chosen"]) == re.findall(r"\w+|\S", cut["rejected"])
 
 
 def test_boxes_are_where_the_squares_are(folder, frames):

@@ -18,6 +18,7 @@ def test_a_kind_takes_its_arguments_and_runs(name, tmp_path):
     source = {
         "videossr": ["--videos", str(tmp_path / "none")],
         "next_event": ["--records", str(tmp_path / "none.jsonl"), "--media-root", str(tmp_path)],
+        "trajectories": ["--tracks", str(tmp_path / "none.jsonl")],
         "shuffle_options": ["--path", str(tmp_path / "none.jsonl")],
     }[name]
     args = parser.parse_args([*source, "--out", str(tmp_path / "out"), "--seed", "3"])

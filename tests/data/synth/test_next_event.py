@@ -209,7 +209,7 @@ def test_the_frame_at_the_boundary_is_not_shown(folder, tmp_path):
 
 def test_events_after_the_end_of_the_file(folder, tmp_path):
     (tmp_path / "records.jsonl").write_text(make_record("a.mp4", 6).model_dump_json())  # the last from 10 s on
-    with pytest.raises(DataError, match=r"a.mp4: an event starts at 10 s, but the file ends at 10.000 s"):
+    with pytest.raises(DataError, match=r"a.mp4: something starts at 10 s, but the file ends at 10.000 s"):
         generate(tmp_path / "records.jsonl", folder, tmp_path / "out", seed=0)
     (tmp_path / "records.jsonl").write_text(make_record("c.mp4").model_dump_json())
     with pytest.raises(VideoError, match=r"c\.mp4") as error:

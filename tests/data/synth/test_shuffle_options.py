@@ -80,6 +80,8 @@ def test_rows_that_cannot_be_shuffled():
     with pytest.raises(DataError, match="shuffle before responses are made") as error:
         shuffle_row(make_row(response="<answer>C</answer>"), seed=0)
     assert error.value.reason == "has_response"
+    with pytest.raises(DataError, match="chosen may name the old letters"):
+        shuffle_row(make_row(chosen="C", rejected="B"), seed=0)
     with pytest.raises(DataError, match="may be a letter or the text of an option") as error:
         shuffle_row(make_row(choices=["b", "a"], answer="A"), seed=0)
     assert error.value.reason == "ambiguous_answer"

@@ -33,6 +33,7 @@ KINDS = {
         Synth("next_event", "four-option questions about what happens after a cut, from videos with timed events"),
         Synth("long_video", "long videos drawn for the purpose, whose evidence is on screen for a few seconds"),
         Synth("shuffle_options", "the same questions with their answer options in another order"),
+        Synth("trajectories", "how something changes over a video, asked both ways round, from tracks or drawn clips"),
         Synth("examples", "eight rows for each recipe over clips of coloured squares, to rehearse it with"),
     )
 }

@@ -23,12 +23,13 @@ from typing import Any
 
 import numpy as np
 
+from videorl.data.phrases import align_phrases
 from videorl.data.synth.folder import print_rows, provenance, write_rows, written_once
 from videorl.data.synth.footage import Take
 from videorl.data.synth.mp4 import write_mp4
 from videorl.data.synthetic import COLOURS, FPS, SECONDS, SIDE, SQUARE, Example, Square, draw_example, render_frames
 
-VERSION = 2  # raise when the same seed would give other clips or rows
+VERSION = 3  # raise when the same seed would give other clips or rows
 SCENES = ("first", "count", "first", "ground") * 3  # one clip each
 HALF_FRAME = 0.5 / FPS  # seconds: a clip that ends this long before a time does not show what appears then
 TUBE_FPS = 2.0  # frames that a tube counts, per second
@@ -251,6 +252,13 @@ def rate(shot: Shot, other: Shot) -> Fields:
     }
 
 
+def prefer_caption(shot: Shot, other: Shot) -> Fields:
+    """A pair: the right description, and that of another clip."""
+    chosen, rejected = caption(shot), caption(other)
+    phrases = align_phrases(chosen, rejected) or None
+    return {**describe(shot), "response": chosen, "chosen": chosen, "rejected": rejected, "phrases": phrases}
+
+
 def look(shot: Shot) -> Fields:
     """Which square appears last? The evidence is when it can be seen."""
     square = shot.squares[-1]
@@ -327,6 +335,7 @@ CHOOSE, DESCRIBE = Question(choose), Question(describe)
 FORESEE, FORETELL = Question(foresee, ("first",)), Question(foretell, ("first",))
 GROUND, CHOOSE_AND_GROUND = (Question(make, ("first", "ground")) for make in (ground, choose_and_ground))
 COUNT = Question(count, ("first", "count"))
+PAIR = Question(prefer_caption, shots=2)
 VIDEO_R1 = (
     _with_meta(CHOOSE, problem_type="multiple choice"),
     _with_meta(COUNT, problem_type="numerical"),
@@ -358,7 +367,15 @@ RECIPES: dict[str, tuple[Question, ...]] = {
     "video_com": (Question(look_closely, ("first", "ground")),) * ROWS,
     "earl": (Question(look, ("first", "ground")),) * ROWS,
     "vr_thinker": (Question(prefer, shots=2),) * ROWS,
+    "videosavi": (PAIR,) * ROWS,
+    "rrpo": (PAIR,) * ROWS,
+    "base_reward": (PAIR,) * ROWS,
+    "ppo_with_reward_model": (CHOOSE, COUNT) * 4,
+    "video_utr": (CHOOSE, COUNT) * 4,
 }
+
+PAIRS = {"videosavi": "prefer", "rrpo": "prefer", "base_reward": "reward_model"}
+"""The recipes whose rows are pairs, and the program that learns from them."""
 
 
 # --- a data set ------------------------------------------------------------------------------------------------------

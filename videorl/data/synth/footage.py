@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from videorl.types import Clip, Sampling, VideoError
+from videorl.types import Clip, DataError, Sampling, VideoError
+from videorl.video.paths import resolve_media
 from videorl.video.reader import VideoReader
 
 SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".ogv", ".gif"})
@@ -240,3 +241,22 @@ def resize(frames: np.ndarray, width: int, height: int) -> np.ndarray:
     """Frames [T, H, W, 3] at another size, antialiased."""
     images = (Image.fromarray(np.ascontiguousarray(frame)) for frame in frames)
     return np.stack([np.asarray(image.resize((width, height), Image.Resampling.BICUBIC)) for image in images])
+
+
+def digest_video(reader: VideoReader, media_root: Path, path: str, last: float) -> str:
+    """The SHA-256 of a file's bytes.
+
+    Raises DataError where it cannot be read, leaves `media_root`, or is over at `last`, the start in seconds of what is
+    known of it: `bad_span`.
+    """
+    sampling = Sampling(
+        fps=None, num_frames=1, min_frames=1, max_frames=1, min_pixels=1, max_pixels=10**9, total_pixels=10**9
+    )
+    plan = reader.plan(Clip(path=resolve_media(media_root, path), sampling=sampling))
+    if last >= plan.duration:
+        raise DataError(
+            "bad_span",
+            f"{path}: something starts at {last:g} s, but the file ends at {plan.duration:.3f} s; correct the times "
+            "(they are seconds), or give the right file",
+        )
+    return plan.media_sha256

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,20 +26,20 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 from rich.console import Console
 from rich.progress import track
 
+from videorl.data.records import parse_lines
 from videorl.data.schema import PLACEHOLDER, CanonicalRow
 from videorl.data.synth.folder import print_rows, provenance, write_rows, written_once
-from videorl.types import Clip, DataError, Sampling
-from videorl.video.paths import resolve_media
+from videorl.data.synth.footage import digest_video
+from videorl.types import DataError
 from videorl.video.reader import VideoReader
 
 VERSION = 1  # raise when the same seed would give other rows
 OPTIONS = 4
 TRIES = 1000  # draws from other videos before there are too few different events
-SHOWN_BAD = 20
 
 NEXT = (
     "What happens next?",
@@ -92,33 +91,11 @@ class Cut:
 def load_records(path: Path) -> list[Record]:
     """The videos of a file with their events in order of time; lines about the same video are merged.
 
-    Raises:
-        DataError: `bad_records`, which names the place and the rule of up to 20 bad lines; `unreadable`; `empty`.
+    Raises DataError as `parse_lines`.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise DataError("unreadable", f"{path} cannot be read: {error}; check the path and the file") from error
     events: dict[str, list[Event]] = {}
-    bad: list[str] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            record = Record.model_validate(_as_record(json.loads(line)))
-        except ValidationError as error:
-            found = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-            bad.append(f"line {number}: {'; '.join(found)}")
-        except ValueError as error:
-            bad.append(f"line {number}: {error}")
-        else:
-            events.setdefault(record.video, []).extend(record.events)
-    if bad:
-        more = [f"... and {len(bad) - SHOWN_BAD} more"] if len(bad) > SHOWN_BAD else []
-        head = f"{path}: {len(bad)} bad lines; correct them or take them out:"
-        raise DataError("bad_records", "\n  ".join([head, *bad[:SHOWN_BAD], *more]))
-    if not events:
-        raise DataError("empty", f"{path} holds no records; give at least one video with events")
+    for record in parse_lines(path, lambda raw: Record.model_validate(_as_record(raw))):
+        events.setdefault(record.video, []).extend(record.events)
     return [Record(video=video, events=sorted(each, key=_by_time)) for video, each in events.items()]
 
 
@@ -222,7 +199,10 @@ def generate(
         if not writing:
             return
         with VideoReader() as reader:
-            sha256 = {record.video: _check_video(reader, media_root, record) for record in progress(loaded)}
+            sha256 = {
+                record.video: digest_video(reader, media_root, record.video, record.events[-1].start)
+                for record in progress(loaded)
+            }
         rows = list(make_rows(loaded, seed=seed, sha256=sha256, **choices))
         if not rows:
             raise ValueError(
@@ -251,22 +231,6 @@ def _as_record(raw: Any) -> Any:
 
 def _by_time(event: Event) -> tuple[float, float]:
     return event.start, event.end
-
-
-def _check_video(reader: VideoReader, media_root: Path, record: Record) -> str:
-    """The SHA-256 of a video's bytes. Raises DataError where it cannot be read or is shorter than its events say."""
-    sampling = Sampling(
-        fps=None, num_frames=1, min_frames=1, max_frames=1, min_pixels=1, max_pixels=10**9, total_pixels=10**9
-    )
-    plan = reader.plan(Clip(path=resolve_media(media_root, record.video), sampling=sampling))
-    last = max(event.start for event in record.events)
-    if last >= plan.duration:
-        raise DataError(
-            "bad_span",
-            f"{record.video}: an event starts at {last:g} s, but the file ends at {plan.duration:.3f} s; correct the "
-            "times (they are seconds), or give the right file",
-        )
-    return plan.media_sha256
 
 
 def _draw_options(

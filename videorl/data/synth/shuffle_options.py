@@ -33,17 +33,17 @@ def shuffle_row(row: Mapping[str, Any], *, seed: int, copy: int = 0, identity: b
     its provenance is None.
 
     Raises:
-        DataError: `has_response`, the row has a response that may name a letter; `ambiguous_answer`, the answer is a
+        DataError: `has_response`, the row has responses that may name a letter; `ambiguous_answer`, the answer is a
             letter and so is the text of an option.
     """
     choices = row["choices"]
     shuffled = dict(row) | ({"id": f"{row['id']}#{copy}"} if copy else {})
     permutation = None
     if choices and not any(_REFERS.search(choice) for choice in choices):
-        if row.get("response") is not None:
+        if said := next((name for name in ("response", "chosen") if row.get(name) is not None), None):
             raise DataError(
                 "has_response",
-                f"row {row['id']!r} has a response with the old letters; shuffle before responses are made",
+                f"row {row['id']!r}: {said} may name the old letters; shuffle before responses are made",
             )
         rng = random.Random(f"{seed}/{copy}/{row['id']}")
         permutation = _draw_permutation(len(choices), rng, identity)
