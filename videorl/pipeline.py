@@ -24,6 +24,7 @@ import json
 import shlex
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -196,7 +197,9 @@ def run_command(words: Sequence[str]) -> int:
     """A command of `videorl` in this process; its exit code."""
     argv = list(sys.argv)
     try:
-        return videorl_main(words)
+        with warnings.catch_warnings():  # an earlier stage may have imported what this one is
+            warnings.filterwarnings("ignore", ".*found in sys.modules", RuntimeWarning)
+            return videorl_main(words)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     finally:

@@ -25,7 +25,7 @@ def fit_reward_model(config: Config) -> None:
     rows = load_pairs(config)
     exam = Exam(config)
     check_pairs(open_model(config.model), exam.rows, config.rollout.max_response_tokens)
-    fit_rows(config, rows, "reward_model", RewardModel, make_batch, RewardModel.fit, exam)
+    fit_rows(config, rows, "reward_model", RewardModel, make_batch, RewardModel.fit, exam if exam.rows else None)
 
 
 def make_batch(tools: Tools, prompts: Sequence[RenderedPrompt], step: int) -> Batch:
@@ -40,8 +40,6 @@ class Exam:
         self.rows = load_rows(config.data.eval_path) if config.data.eval_path else []
 
     def __call__(self, model: RewardModel, tools: Tools) -> dict[str, float]:
-        if not self.rows:
-            return {}
         stream = PromptStream(self.rows, tools.config.data, tools.model, tools.source, seed=0)
         prompts = stream.all(tools.encoders.ensure)
         batch = make_batch(tools, prompts, 0)
