@@ -24,7 +24,7 @@ LAYERS = (
     ("models", "data"),
     ("rollout", "envs", "rewards", "workers"),
     (
-        *("planning", "launch", "fitting", "recipes", "episodes", "__main__"),
+        *("planning", "launch", "stages", "fitting", "recipes", "episodes", "__main__"),
         *("train", "train_async", "sft", "prefer", "reward_model", "self_align", "evaluate", "tpl", "pipeline"),
     ),
 )

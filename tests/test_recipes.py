@@ -32,8 +32,10 @@ def examples(tmp_path_factory) -> Path:
 
 
 def overrides(recipe: str, folder: Path, *more: str) -> list[str]:
+    pairs = [f"{PAIRS[recipe]}.path={folder}/{recipe}.jsonl"] if recipe in PAIRS else []
     return [
         f"recipe={recipe}",
+        *pairs,
         f"data.path={folder}/{recipe}.jsonl",
         f"data.media_root={folder}",
         "data.eval_path=null",
@@ -162,7 +164,8 @@ def test_every_recipe_is_valid(examples, recipe, scale):
 @pytest.mark.parametrize("recipe", sorted(RECIPES))
 def test_a_dry_run_of_the_full_size_ends_well(examples, recipe, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train"])
-    size = [f"rollout.prompts_per_step={ROWS}", "policy.mini_batches=1", "dry_run=true"]
+    count = f"{PAIRS[recipe]}.batch_size" if recipe in PAIRS else "rollout.prompts_per_step"
+    size = [f"{count}={ROWS}", "policy.mini_batches=1", "dry_run=true"]
     assert main(_never, PAIRS.get(recipe, "train"), overrides(recipe, examples, *size)) == 0, capsys.readouterr()
     said = capsys.readouterr().out
     assert f"{ROWS} (" in said and "0 bad, 0 too long" in said

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from videorl.beside import begin
 from videorl.cluster import Cluster
-from videorl.config import Config, ConfigError
+from videorl.config import Config
 from videorl.data.batch import Batch
 from videorl.data.pair_batch import check_pairs
 from videorl.data.prompts import PromptStream
@@ -57,30 +57,6 @@ class _Prepared(NamedTuple):
     batch: Batch
     state: dict[str, Any]
     counts: dict[str, float]
-
-
-def fitting(config: Config, stage: Literal["prefer", "reward_model"], losses: Iterable[str]) -> Config:
-    """The configuration with a stage's section in the place of what reinforcement learning uses.
-
-    Raises ConfigError where it has no such section, and where `algorithm.loss` is none of the stage's `losses`.
-    """
-    section, loss = getattr(config, stage), config.algorithm.loss
-    if section is None:
-        raise ConfigError([f"{stage}: null, recipe {config.name} has no such stage; give a `{stage}` section"])
-    if loss not in losses and ":" not in loss:
-        names = ", ".join(losses)
-        raise ConfigError([f"algorithm.loss: {loss}, videorl.{stage} learns from pairs; choose algorithm= {names}"])
-    return config.model_copy(
-        update={
-            "total_steps": section.steps,
-            "model": config.model.model_copy(update={"path": section.model_path}),
-            "policy": config.policy.model_copy(update={"epochs": 1, "optim": section.optim}),
-            "data": config.data.model_copy(update={"path": section.path}),
-            "rollout": config.rollout.model_copy(update={"prompts_per_step": section.batch_size, "passes": {}}),
-            "algorithm": config.algorithm.model_copy(update={"kl": None}),  # the reference's log-probs are kept
-            "critic": None,
-        }
-    )
 
 
 def load_pairs(config: Config, need_phrases: bool = False) -> list[dict[str, Any]]:

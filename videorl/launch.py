@@ -38,6 +38,7 @@ from videorl.rewards.registry import find_scorer
 from videorl.rewards.rubric import Rubric
 from videorl.rollout.contexts import load_context
 from videorl.rollout.passes import load_pass
+from videorl.stages import of_stage
 from videorl.types import DataError
 
 _USAGE = 2  # exit code of a configuration that cannot run
@@ -56,7 +57,7 @@ def main(run: Callable[[Config], None], config_name: str, argv: list[str] | None
         config = load_config(config_name, arguments.overrides, arguments.config_dir)
         if problems := list(config_problems(config)):
             raise ConfigError(problems)
-        return _run(dry_run if config.dry_run else run, config)
+        return _run(dry_run, of_stage(config, config_name)) if config.dry_run else _run(run, config)
     except ConfigError as error:
         for problem in error.problems:
             print(f"config: {problem}", file=sys.stderr)

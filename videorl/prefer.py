@@ -10,21 +10,22 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from videorl.algorithms.names import PHRASE_LOSSES, PREFERENCE_LOSSES
+from videorl.algorithms.names import PHRASE_LOSSES
 from videorl.config import Config
 from videorl.data.batch import Batch, pad
 from videorl.data.pair_batch import make_pair_batch
 from videorl.data.prompts import PromptStream
-from videorl.fitting import fitting, load_pairs
+from videorl.fitting import load_pairs
 from videorl.launch import main
 from videorl.models.base import weights_digest
+from videorl.stages import of_stage
 from videorl.train import Job, report, start
 from videorl.types import DataError, Media
 
 
 def prefer(config: Config) -> None:
     """Train on pairs of a chosen and a rejected response: DPO and its relatives."""
-    config = fitting(config, "prefer", PREFERENCE_LOSSES)
+    config = of_stage(config, "prefer")
     load_pairs(config, need_phrases=config.algorithm.loss in PHRASE_LOSSES)  # what is wrong is said before all else
     count = config.rollout.prompts_per_step
     with start(config) as job:

@@ -6,22 +6,22 @@ import sys
 from collections.abc import Sequence
 from statistics import fmean
 
-from videorl.algorithms.names import REWARD_MODEL_LOSSES
 from videorl.config import Config
 from videorl.data.batch import Batch, pair_rows
 from videorl.data.pair_batch import check_pairs, make_pair_batch
 from videorl.data.prompts import PromptStream
 from videorl.data.schema import load_rows
-from videorl.fitting import Tools, fit_rows, fitting, load_pairs
+from videorl.fitting import Tools, fit_rows, load_pairs
 from videorl.launch import main
 from videorl.models.base import open_model
+from videorl.stages import of_stage
 from videorl.types import RenderedPrompt
 from videorl.workers.reward_model import RewardModel
 
 
 def fit_reward_model(config: Config) -> None:
     """Fit a scalar head, and the model under it, to pairs of a chosen and a rejected response."""
-    config = fitting(config, "reward_model", REWARD_MODEL_LOSSES)
+    config = of_stage(config, "reward_model")
     rows = load_pairs(config)
     exam = Exam(config)
     check_pairs(open_model(config.model), exam.rows, config.rollout.max_response_tokens)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from videorl.config import Config, ConfigError
+from videorl.config import Config
 from videorl.data.batch import Batch, make_batch, make_given_batch, prompt_row
 from videorl.data.schema import load_rows
 from videorl.fitting import Tools, fit_rows
@@ -13,34 +13,15 @@ from videorl.launch import main
 from videorl.rollout.episodes import Episodes
 from videorl.rollout.frames import FrameStore
 from videorl.rollout.speakers import Demonstrator
+from videorl.stages import of_stage
 from videorl.types import DataError, RenderedPrompt
 from videorl.workers.policy import Policy
 
 
 def fit(config: Config) -> None:
     """Fit the model to the `response` of each row, before reinforcement learning."""
-    config = supervised(config)
+    config = of_stage(config, "sft")
     fit_rows(config, load_rows(config.data.path), "policy", Policy.trained, make_supervised_batch, Policy.fit)
-
-
-def supervised(config: Config) -> Config:
-    """The configuration with its `sft` section in the place of what reinforcement learning uses."""
-    if config.sft is None:
-        raise ConfigError([f"sft: null, recipe {config.name} has no supervised stage; give an `sft` section"])
-    sft = config.sft
-    model = config.model.model_copy(update={"path": sft.model_path, "train_vision": sft.train_vision})
-    if sft.model_path == "tiny":
-        model = model.model_copy(update={"path": f"{config.run.dir}/start", "build": "tiny"})
-    policy = config.policy.model_copy(update={"mini_batches": 1, "epochs": 1, "optim": sft.optim})
-    return config.model_copy(
-        update={
-            "total_steps": sft.steps,
-            "model": model,
-            "policy": policy,
-            "data": config.data.model_copy(update={"path": sft.path}),
-            "rollout": config.rollout.model_copy(update={"prompts_per_step": sft.batch_size}),
-        }
-    )
 
 
 def make_supervised_batch(tools: Tools, prompts: Sequence[RenderedPrompt], step: int) -> Batch:

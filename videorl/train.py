@@ -14,10 +14,9 @@ from videorl import contract
 from videorl.algorithms.advantages import compute_advantages
 from videorl.algorithms.importance import compute_importance_weights
 from videorl.algorithms.kl import apply_kl_to_rewards
-from videorl.algorithms.names import PAIR_LOSSES
 from videorl.algorithms.shaping import compute_overlong_penalty
 from videorl.cluster import Cluster
-from videorl.config import Config, ConfigError
+from videorl.config import Config
 from videorl.contract import AlignmentError
 from videorl.data.batch import Batch, at_last_token, make_batch
 from videorl.data.prompts import PromptStream
@@ -36,6 +35,7 @@ from videorl.rollout.passes import Passes
 from videorl.rollout.runner import Runner, Training
 from videorl.rollout.speakers import texts
 from videorl.run import Run, StepLog
+from videorl.stages import of_stage
 from videorl.types import Media, RenderedPrompt, RolloutGroup
 from videorl.workers.critic import Critic
 from videorl.workers.encoder import Encoders
@@ -77,7 +77,7 @@ def shown(groups: Sequence[RolloutGroup]) -> list[Media]:
 
 def train(config: Config) -> None:
     """Post-train a video LLM with reinforcement learning."""
-    refuse_pair_loss(config)
+    config = of_stage(config, "train")
     with start(config) as job:
         for step in range(job.step + 1, config.total_steps + 1):
             with job.run.step(step) as log:
@@ -92,14 +92,6 @@ def train(config: Config) -> None:
                 report(job, step, log)
             if job.run.due("save", step):
                 job.run.save(step, job.learners, job.prompts.state())
-
-
-def refuse_pair_loss(config: Config) -> None:
-    if config.algorithm.loss in PAIR_LOSSES:
-        problem = (
-            f"algorithm.loss: {config.algorithm.loss}, learns from pairs; run videorl.prefer, or set algorithm=grpo"
-        )
-        raise ConfigError([problem])
 
 
 def learn(job: Job, groups: Sequence[RolloutGroup], step: int, log: StepLog, max_staleness: int = 0) -> None:

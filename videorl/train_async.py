@@ -19,7 +19,8 @@ from videorl.beside import begin
 from videorl.config import Config, ConfigError
 from videorl.launch import main
 from videorl.run import StepLog
-from videorl.train import Job, collect, learn, refuse_pair_loss, report, shown, start
+from videorl.stages import of_stage
+from videorl.train import Job, collect, learn, report, shown, start
 from videorl.types import DataError, Media, RolloutGroup
 
 Ahead = tuple[list[RolloutGroup], StepLog]
@@ -27,7 +28,7 @@ Ahead = tuple[list[RolloutGroup], StepLog]
 
 def train_async(config: Config) -> None:
     """Post-train a video LLM with reinforcement learning, rolling out one step ahead of the update."""
-    refuse_pair_loss(config)
+    config = of_stage(config, "train")
     if config.algorithm.importance_cap is None:
         raise ConfigError(
             ["algorithm.importance_cap: null, rollouts are one version old here and must be weighted for it; set 2.0"]

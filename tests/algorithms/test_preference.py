@@ -80,6 +80,14 @@ def test_rrpo_prefers_phrases_alone_and_holds_every_chosen_token():
     assert metrics["kl"] == pytest.approx(0.1, abs=1e-6)
 
 
+def test_rrpo_of_one_phrase_without_a_kl_is_dpo():
+    values = [0.5, 0.3], [-0.2, 0.1, 0.2]
+    refined = one_pair(*values, chosen_phrases=[1, 1], rejected_phrases=[1, 1, 1], token_kl=[0.7, 0.1])
+    loss, metrics = losses_of("rrpo", refined, beta=0.5, alpha=0.0)
+    assert loss == pytest.approx(losses_of("dpo", one_pair(*values), beta=0.5)[0], abs=1e-7)
+    assert metrics["kl"] == pytest.approx(0.4, abs=1e-6)  # mean over two tokens
+
+
 def test_phrases_without_another_are_refused():
     with pytest.raises(ValueError, match="pair 0 has 2 chosen phrases and 1 rejected"):
         one_pair([0.0, 0.0], [0.0, 0.0], chosen_phrases=[1, 2], rejected_phrases=[1, 1])

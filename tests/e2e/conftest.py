@@ -160,9 +160,9 @@ def stack(workspace):
         yield Stack(workspace, config, model, source, cluster, encoders, engines, policy)
 
 
-@pytest.fixture
-def lent(stack, monkeypatch):
-    """Runs take the engine and the encoder that are running, and do not end them."""
+@pytest.fixture(scope="module")
+def lent(stack):
+    """Runs in this process take the engine and the encoder that are running, and do not end them."""
     from warm_workers import WarmCluster
 
     from videorl import fitting, tpl, train
@@ -176,8 +176,10 @@ def lent(stack, monkeypatch):
         def actors(self, actor_class, *args, **options):
             return running.get(actor_class) or super().actors(actor_class, *args, **options)
 
-    for program in (train, fitting, tpl, self_align):
-        monkeypatch.setattr(program, "Cluster", Lending)
+    with pytest.MonkeyPatch.context() as patch:
+        for program in (train, fitting, tpl, self_align):
+            patch.setattr(program, "Cluster", Lending)
+        yield
 
 
 # --- whole runs ------------------------------------------------------------------------------------------------------

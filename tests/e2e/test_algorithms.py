@@ -1,4 +1,4 @@
-"""From a supervised start to PPO, by the command line: the stages that the other runs leave out."""
+"""From a supervised start to PPO and one step off: the stages and programs that the other runs leave out."""
 
 from __future__ import annotations
 
@@ -8,14 +8,20 @@ import pytest
 
 
 @pytest.fixture(scope="module")
-def cold_start(program, workspace, tmp_path_factory):
+def cold_start(lent, workspace, open_run, tmp_path_factory):
+    from videorl.config import load_config
+    from videorl.sft import fit
+
+    folder = tmp_path_factory.mktemp("sft") / "run"
     sft = (
+        f"run.dir={folder}",
         "sft.steps=8",
         "sft.batch_size=8",
         f"sft.model_path={workspace.folder}/model",
         f"sft.path={workspace.folder}/sft.jsonl",
     )
-    return program("sft", tmp_path_factory.mktemp("sft"), *workspace.overrides(*sft)).succeed()
+    fit(load_config("sft", workspace.overrides(*sft)))
+    return open_run(folder)
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +76,14 @@ ONE_STEP_OFF = (
 
 
 def test_one_step_off_trains_on_rollouts_one_version_old(program, workspace, length_reward, tmp_path):
-    """Killed after two steps and resumed: the batch that was under way is rolled out again, and no prompt is lost."""
+    """Ended by SIGTERM while it rolls out after two steps, and resumed: nothing is left running, the batch that was
+    under way is rolled out again, and no prompt is lost."""
     overrides = workspace.overrides(*ONE_STEP_OFF, length_reward)
     run = program("train_async", tmp_path, *overrides, "total_steps=1000")
     run.until((run.run_dir / "checkpoints" / "step-00000002").exists)
-    run.kill()
+    run.process.terminate()
+    assert run.wait(60) == 130
+    assert run.leftovers(30) == set()
     done = int(sorted(path.name for path in (run.run_dir / "checkpoints").glob("step-*"))[-1][-8:])
     total = done + 2
     resumed = program("train_async", tmp_path, *overrides, f"total_steps={total}").succeed()
@@ -92,14 +101,6 @@ def test_one_step_off_trains_on_rollouts_one_version_old(program, workspace, len
     ids = [id for batch in resumed.batches().values() for id in batch]
     first_epoch = ids[: 24 // 4 * 4]
     assert len(set(first_epoch)) == len(first_epoch)  # none twice, so none lost
-
-
-def test_sigterm_ends_one_step_off_while_it_rolls_out(program, workspace, length_reward, tmp_path):
-    run = program("train_async", tmp_path, *workspace.overrides(*ONE_STEP_OFF, length_reward, "total_steps=1000"))
-    run.until((run.run_dir / "checkpoints" / "step-00000001").exists)
-    run.process.terminate()
-    assert run.wait(60) == 130
-    assert run.leftovers(30) == set()
 
 
 def test_one_step_off_wants_importance_weights(program, workspace, tmp_path):
