@@ -160,8 +160,8 @@ def stack(workspace):
         yield Stack(workspace, config, model, source, cluster, encoders, engines, policy)
 
 
-@pytest.fixture(scope="module")
-def lent(stack):
+@pytest.fixture
+def lent(stack, monkeypatch):
     """Runs in this process take the engine and the encoder that are running, and do not end them."""
     from warm_workers import WarmCluster
 
@@ -176,10 +176,8 @@ def lent(stack):
         def actors(self, actor_class, *args, **options):
             return running.get(actor_class) or super().actors(actor_class, *args, **options)
 
-    with pytest.MonkeyPatch.context() as patch:
-        for program in (train, fitting, tpl, self_align):
-            patch.setattr(program, "Cluster", Lending)
-        yield
+    for program in (train, fitting, tpl, self_align):
+        monkeypatch.setattr(program, "Cluster", Lending)
 
 
 # --- whole runs ------------------------------------------------------------------------------------------------------

@@ -8,7 +8,11 @@ import pytest
 
 
 @pytest.fixture(scope="module")
-def cold_start(lent, workspace, open_run, tmp_path_factory):
+def cold_start(stack, workspace, open_run, tmp_path_factory):
+    """With a vision tower that trains, which the stack's encoder has not."""
+    import warm_workers
+
+    from videorl import fitting
     from videorl.config import load_config
     from videorl.sft import fit
 
@@ -20,7 +24,9 @@ def cold_start(lent, workspace, open_run, tmp_path_factory):
         f"sft.model_path={workspace.folder}/model",
         f"sft.path={workspace.folder}/sft.jsonl",
     )
-    fit(load_config("sft", workspace.overrides(*sft)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fitting, "Cluster", warm_workers.WarmCluster)
+        fit(load_config("sft", workspace.overrides(*sft)))
     return open_run(folder)
 
 
