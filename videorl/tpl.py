@@ -47,7 +47,9 @@ FORMS: dict[str, Callable[[float, float], float]] = {
 # --- the rows --------------------------------------------------------------------------------------------------------
 
 
-def score_rows(config: Config, rows: Sequence[dict[str, Any]], rule: str, keep: int) -> Iterator[tuple[float, float]]:
+def score_rows(
+    config: Config, rows: Sequence[dict[str, Any]], rule: str, keep: int, hold: bool = False
+) -> Iterator[tuple[float, float]]:
     """Of each row the mean log-probability of its response's tokens, given all frames and given the reduced ones.
 
     `rollout.prompts_per_step` rows go through the model at a time, each with both sets of frames. Raises DataError for
@@ -61,7 +63,7 @@ def score_rows(config: Config, rows: Sequence[dict[str, Any]], rule: str, keep: 
         if not row["videos"] or not row["response"]:
             raise DataError("no_response", f"row {row['id']}: needs a video and a `response`; add them or take it out")
         prompt = renderer.prompt(row)
-        return [renderer.render(prompt), renderer.render(reduce_frames(prompt, renderer, rule, keep))]
+        return [renderer.render(prompt), renderer.render(reduce_frames(prompt, renderer, rule, keep, hold))]
 
     with Cluster(config) as cluster:
         encoders = Encoders(cluster, config, source)
@@ -91,6 +93,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--path", required=True, help="rows with a `response`, as data.path")
     parser.add_argument("--out", required=True, help=".jsonl or .parquet")
     parser.add_argument("--reduced", choices=RULES, default="uniform", help="which frames (default: %(default)s)")
+    parser.add_argument(
+        "--hold", action="store_true", help="show those in place of the others, so that there are as many frames"
+    )
     parser.add_argument("--frames", type=int, default=1, help="how many of them (default: %(default)s)")
     parser.add_argument("--form", choices=FORMS, default="difference", help="(default: %(default)s)")
     parser.add_argument("--force", action="store_true", help="overwrite --out")
@@ -107,12 +112,13 @@ def run(args: argparse.Namespace) -> int:
     rows = load_rows(args.path)
     values = []
     with publish_rows(args.out, force=args.force) as write:
-        scores = score_rows(config, rows, args.reduced, args.frames)
+        scores = score_rows(config, rows, args.reduced, args.frames, args.hold)
         for row, (full, reduced) in zip(track(rows, "rows", console=Console(stderr=True)), scores, strict=True):
             values.append(FORMS[args.form](full, reduced))
             meta = {"tpl": values[-1], "tpl_all": full, "tpl_reduced": reduced}
             write(row | {"meta": row["meta"] | meta})
-    say(console, f"{args.out}: {len(rows)} rows, {args.form} with {args.frames} {args.reduced} frames of each video")
+    shown = f"{args.frames} {args.reduced} frames of each video{', held' if args.hold else ''}"
+    say(console, f"{args.out}: {len(rows)} rows, {args.form} with {shown}")
     for line in histogram(values):
         say(console, f"  {line}")
     return 0

@@ -92,8 +92,9 @@ class Clip:
 
     `start` and `end` are seconds on the player's clock (0 = the first frame of the file); None = the file's own bound.
     `sha256`, where given, is what the file's bytes must hash to. `shuffle`, where given, is the seed of the order in
-    which the frames are shown in place of their own. `pick` keeps some of the frames that the rule chooses, by their
-    places among them, and `box` a part of each: left, top, right and bottom, from 0 to 1.
+    which the frames are shown in place of their own. `hold` names some of the frames that the rule chooses, by their
+    places among them: each stays on until the next of them, the first from the beginning. `pick` keeps some of them
+    alone, and `box` a part of each: left, top, right and bottom, from 0 to 1.
     """
 
     path: str
@@ -102,12 +103,16 @@ class Clip:
     end: float | None = None
     sha256: str | None = None
     shuffle: int | None = None
+    hold: tuple[int, ...] | None = None
     pick: tuple[int, ...] | None = None
     box: tuple[float, float, float, float] | None = None
 
     def __post_init__(self):
-        if self.pick is not None and (not self.pick or self.pick[0] < 0 or [*self.pick] != sorted({*self.pick})):
-            raise VideoError("bad_span", f"{self.path}: pick={self.pick} must be places that increase, one at least")
+        for name, places in (("pick", self.pick), ("hold", self.hold)):
+            if places is not None and (not places or places[0] < 0 or [*places] != sorted({*places})):
+                raise VideoError("bad_span", f"{self.path}: {name}={places} must be places that increase, one at least")
+        if self.shuffle is not None and self.hold is not None:
+            raise VideoError("bad_span", f"{self.path}: shuffle and hold both say which frame is shown when; give one")
         if self.box is not None:
             left, top, right, bottom = self.box
             if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):

@@ -1,15 +1,15 @@
 """Does temporal perplexity tell rows that one frame answers from rows that need more?
 
-The quickstart's clips settle it by construction: squares of `count` stay until the end, so that the last frame shows
-them all; which of the two squares of `first` came first, and when the square of `ground` was there, no frame tells.
-The responses are right ones of the model's own.
+The quickstart's clips settle it by construction: squares of `count` stay until the end, so that the last second shows
+them all; which of the two squares of `first` came first, and when the square of `ground` was there, it does not tell.
+The model is taught the right answers, and those of `count` from the last second alone as well: one that has never seen
+two frames makes nothing of them, whatever they show.
 
-    python -m videorl.evaluate recipe=quickstart model.path=runs/quickstart/export eval.samples=8 run.dir=runs/exam
-    python recipes/video_utr/separate.py rows --path data/quickstart/eval.jsonl --rollouts runs/exam/rollouts.jsonl \
-        --out data/quickstart/right.jsonl
-    python -m videorl.data tpl --path data/quickstart/right.jsonl --out data/quickstart/scored.jsonl \
-        --reduced last --frames 2 recipe=quickstart model.path=runs/quickstart/export
-    python recipes/video_utr/separate.py auc --path data/quickstart/scored.jsonl
+    python recipes/video_utr/separate.py rows --data data/quickstart
+    python -m videorl.sft recipe=quickstart sft.path=data/quickstart/tpl_train.jsonl run.dir=runs/tpl-sft
+    python -m videorl.data tpl --path data/quickstart/tpl_eval.jsonl --out data/quickstart/tpl_scored.jsonl \
+        --reduced last --frames 2 recipe=quickstart model.path=runs/tpl-sft/export
+    python recipes/video_utr/separate.py auc --path data/quickstart/tpl_scored.jsonl
 """
 
 from __future__ import annotations
@@ -17,25 +17,31 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from videorl.data.pairs import read_responses
 from videorl.data.schema import load_rows
+from videorl.data.synthetic import SECONDS
 
 ONE_FRAME = "synthetic-count"
-RIGHT = 0.7  # accuracy; the temporal IoU of a span
 
 
-def right_rows(path: str, rollouts: str) -> Iterator[dict[str, Any]]:
-    """Rows with the best of the model's responses, where that is a right one."""
-    responses = read_responses(rollouts, "accuracy")
-    for row in load_rows(path):
-        best, value = max(responses.get(row["id"], {"": 0.0}).items(), key=lambda each: each[1])
-        if value >= RIGHT:
-            yield row | {"response": best}
+def with_gold(row: dict[str, Any]) -> dict[str, Any]:
+    if row["spans"]:
+        ((start, end),) = row["spans"]
+        return row | {"response": f"<answer>{start:g} to {end:g}</answer>"}
+    think = row["choices"]["ABCD".index(row["answer"])]
+    return row | {"response": f"<think>{think}</think><answer>{row['answer']}</answer>"}
+
+
+def taught(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        yield row
+        if row["data_source"] == ONE_FRAME:
+            (video,) = row["videos"]
+            yield row | {"id": f"{row['id']}#end", "videos": [video | {"start": SECONDS - 1.0}]}
 
 
 def compute_auc(low: list[float], high: list[float]) -> float:
@@ -48,15 +54,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     rows = commands.add_parser("rows")
-    rows.add_argument("--path", required=True)
-    rows.add_argument("--rollouts", required=True)
-    rows.add_argument("--out", type=Path, required=True)
+    rows.add_argument("--data", type=Path, required=True)
     auc = commands.add_parser("auc")
     auc.add_argument("--path", required=True)
     args = parser.parse_args()
     if args.command == "rows":
-        made = right_rows(args.path, args.rollouts)
-        args.out.write_text("".join(json.dumps(row) + "\n" for row in made))
+        train, held_out = (list(map(with_gold, load_rows(args.data / f"{name}.jsonl"))) for name in ("train", "eval"))
+        for name, made in (("train", taught(train)), ("eval", held_out)):
+            (args.data / f"tpl_{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
         return
     values: dict[str, list[float]] = defaultdict(list)
     for row in load_rows(args.path):

@@ -30,15 +30,16 @@ def command(stack, folder, *options):
     return ["tpl", *paths, *options, *overrides, "policy.mini_batches=1"]
 
 
-def test_a_row_says_how_much_less_its_response_is_expected(stack, lent, rows, capsys):
-    assert main(command(stack, rows, "--reduced", "last", "--frames", "2")) == 0
+@pytest.mark.parametrize("hold", [False, True], ids=["few frames", "held frames"])
+def test_a_row_says_how_much_less_its_response_is_expected(stack, lent, rows, capsys, hold):
+    assert main(command(stack, rows, "--reduced", "last", "--frames", "2", *(["--hold"] if hold else []))) == 0
     scored = load_rows(rows / "scored.jsonl")
-    assert "5 rows, difference with 2 last frames of each video" in capsys.readouterr().out
+    assert f"5 rows, difference with 2 last frames of each video{', held' * hold}" in capsys.readouterr().out
 
     renderer = Renderer(stack.config.data, stack.model, stack.source)
     prompts = [renderer.render(renderer.prompt(row)) for row in scored]
-    few = [renderer.render(reduce_frames(prompt.prompt, renderer, "last", 2)) for prompt in prompts]
-    assert all(one.num_tokens > other.num_tokens for one, other in zip(prompts, few, strict=True))
+    few = [renderer.render(reduce_frames(prompt.prompt, renderer, "last", 2, hold)) for prompt in prompts]
+    assert all((one.num_tokens > other.num_tokens) != hold for one, other in zip(prompts, few, strict=True))
     stack.encoders.ensure([item for prompt in few for item in prompt.media])
     means = []
     policy = Policy(stack.cluster, stack.config, None, 0)  # other tests may have trained the one that is running

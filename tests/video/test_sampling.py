@@ -65,6 +65,25 @@ def test_picked_frames_are_those_of_the_rule():
         plan_clip(replace(whole.clip, pick=(1, 8)), AT_25, "0" * 64)
 
 
+def test_held_frames_stay_on_until_the_next():
+    whole = plan(AT_25, fps=2.0)
+    held = plan_clip(replace(whole.clip, hold=(2, 5)), AT_25, "0" * 64)
+    assert held.order == (2, 2, 2, 2, 2, 5, 5, 5) and not held.in_order
+    assert (held.indices, held.pts) == (whole.indices, whole.pts)
+    assert held.shown_pts == tuple(whole.pts[place] for place in held.order)
+    assert whole.in_order and whole.order == tuple(range(8))
+    with pytest.raises(VideoError, match=r"hold=\(1, 8\), there are 8 frames"):
+        plan_clip(replace(whole.clip, hold=(1, 8)), AT_25, "0" * 64)
+    with pytest.raises(VideoError, match="shuffle and hold both say which frame is shown when"):
+        replace(whole.clip, hold=(1,), shuffle=0)
+
+
+@pytest.mark.parametrize("hold", [(), (2, 1), (-1, 2)])
+def test_held_places_increase(hold):
+    with pytest.raises(VideoError, match=r"hold=.* must be places that increase"):
+        Clip(path="a.mp4", sampling=make_sampling(), hold=hold)
+
+
 @pytest.mark.parametrize("pick", [(), (2, 1), (1, 1), (-1, 2)])
 def test_picks_are_places_that_increase(pick):
     with pytest.raises(VideoError, match="places that increase"):

@@ -14,6 +14,7 @@ import pytest
 import torch
 from video import store_processes as processes
 
+from videorl.types import DataError
 from videorl.video import store as store_module
 from videorl.video.store import Store
 
@@ -158,6 +159,22 @@ def test_a_new_store_finds_what_an_old_one_left(store):
     again = Store(store.folder, BUDGET)
     assert torch.equal(again.get("key"), torch.ones(1000))
     assert again.keys() == ["key"] and again.num_bytes() == ENTRY
+
+
+@pytest.mark.parametrize("damage", ["no index at all", "a page of another"])
+def test_a_damaged_index_is_named(tmp_path, damage):
+    store = Store(tmp_path, BUDGET)
+    for number in range(200):
+        store.put(f"{number:064d}", torch.ones(1))
+    store.close()
+    index = tmp_path / "index.sqlite"
+    content = bytearray(index.read_bytes())
+    place = 0 if damage == "no index at all" else 4096
+    content[place : place + 4096] = b"x" * 4096
+    index.write_bytes(content)
+    with pytest.raises(DataError, match=r"its index is damaged .* delete the folder, all in it is made again") as error:
+        Store(tmp_path, BUDGET)
+    assert error.value.reason == "bad_store"
 
 
 def test_a_put_replaces_what_was_there(store):

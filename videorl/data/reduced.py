@@ -21,11 +21,12 @@ RULES: dict[str, Places] = {
 }
 
 
-def reduce_frames(prompt: Prompt, renderer: Renderer, rule: str, keep: int) -> Prompt:
-    """The prompt with `keep` frames of each clip that has more. Reads headers; raises DataError for a bad clip."""
+def reduce_frames(prompt: Prompt, renderer: Renderer, rule: str, keep: int, hold: bool = False) -> Prompt:
+    """The prompt with `keep` frames of each clip that has more; with `hold` each stays on until the next, so that there
+    are as many as before. Reads headers; raises DataError for a bad clip."""
     counts = [len(renderer.source.plan(clip)[0].pts) for clip in prompt.clips]
     clips = (
-        replace(clip, pick=tuple(RULES[rule](count, keep))) if count > keep else clip
+        replace(clip, **{"hold" if hold else "pick": tuple(RULES[rule](count, keep))}) if count > keep else clip
         for clip, count in zip(prompt.clips, counts, strict=True)
     )
     return replace(prompt, clips=tuple(clips))

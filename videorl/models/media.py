@@ -64,7 +64,7 @@ class MediaSource:
             cached = self.store.get(key)
             if cached is None:
                 raise EmbeddingMissing(f"{media.clip.path}: its frames were evicted at once; raise store.max_gb")
-        return cached if media.clip.shuffle is None else cached[list(plan.order)]
+        return cached if plan.in_order else cached[list(plan.order)]
 
     def picks(self, media: Sequence[Media]) -> list[torch.Tensor]:
         """Decoded frames of several picks of one video, in one pass. They are not stored: their embeddings are."""

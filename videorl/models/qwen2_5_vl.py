@@ -82,7 +82,7 @@ class Qwen25VL:
             self.config.dtype,
             self.tower,
             _EMBEDDING_FORMAT,
-            *([] if clip.shuffle is None else [plan.order]),
+            *([] if plan.in_order else [plan.order]),
         ]
         return Media(
             clip=clip,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+from bisect import bisect_right
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -93,14 +94,22 @@ class FramePlan:
 
     @cached_property
     def order(self) -> tuple[int, ...]:
-        """In which order the frames are shown: their own, or with `clip.shuffle` a random one, never their own."""
+        """Which frame is shown at each time: its own, or as `clip.hold` says, or with `clip.shuffle` those in a random
+        order, never their own."""
         own = list(range(len(self.pts)))
+        if hold := self.clip.hold:
+            return tuple(hold[max(0, bisect_right(hold, place) - 1)] for place in own)
         order = own.copy()
         if self.clip.shuffle is not None and len(own) > 1:
             rng = random.Random(self.clip.shuffle)
             while order == own:
                 rng.shuffle(order)
         return tuple(order)
+
+    @property
+    def in_order(self) -> bool:
+        """Whether each frame is shown at its own time."""
+        return self.clip.shuffle is None and self.clip.hold is None
 
     @property
     def shown_pts(self) -> tuple[float, ...]:

@@ -23,12 +23,13 @@ def plan_clip(clip: Clip, index: VideoIndex, media_sha256: str) -> FramePlan:
     low, high, duration = _select_span(clip, index)
     count = num_frames(clip.sampling, high - low, (high - low) / float(index.rate) if index.rate else duration)
     indices = low + choose_frames(index.ticks[low:high], count, clip.sampling.temporal_factor)
-    if clip.pick is not None:
-        if clip.pick[-1] >= len(indices):
+    for name, places in (("pick", clip.pick), ("hold", clip.hold)):
+        if places is not None and places[-1] >= len(indices):
             raise VideoError(
-                "bad_span", f"{clip.path}: pick={clip.pick}, there are {len(indices)} frames; choose among them"
+                "bad_span", f"{clip.path}: {name}={places}, there are {len(indices)} frames; choose among them"
             )
-        indices = indices[list(clip.pick)]
+        if name == "pick" and places is not None:
+            indices = indices[list(places)]
     left, top, right, bottom = crop = _crop(clip, index)
     try:
         height, width = frame_size(clip.sampling, len(indices), bottom - top, right - left)

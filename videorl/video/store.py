@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 
 import xxhash
 
+from videorl.types import DataError
+
 if TYPE_CHECKING:
     import torch
 
@@ -39,6 +41,8 @@ class Store:
 
     `max_bytes` bounds the sum of file sizes; least recently used entries go first. An entry that a reader has mapped
     stays readable after eviction, because the file's pages live as long as the mapping.
+
+    Raises DataError `bad_store` where the index is damaged.
     """
 
     def __init__(self, folder: str | Path, max_bytes: int):
@@ -52,11 +56,22 @@ class Store:
         self._db = sqlite3.connect(
             self.folder / "index.sqlite", timeout=60, check_same_thread=False, isolation_level=None
         )
-        with open(self.folder / "index.lock", "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # to change the journal, SQLite does not wait its timeout: it fails
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.execute(_SCHEMA)
+        try:
+            with open(self.folder / "index.lock", "w") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)  # to change the journal, SQLite does not wait its timeout: it fails
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute("PRAGMA synchronous=NORMAL")
+                self._db.execute(_SCHEMA)
+            ((found,),) = self._db.execute("PRAGMA quick_check(1)").fetchall()
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:
+            found = str(error)
+        if found != "ok":  # as a copy that was made while a run wrote to it
+            why = found.splitlines()[-1]
+            raise DataError(
+                "bad_store", f"{self.folder}: its index is damaged ({why}); delete the folder, all in it is made again"
+            )
 
     def __contains__(self, key: str) -> bool:
         return self.get(key) is not None

@@ -75,9 +75,8 @@ def deal(media: Sequence[Media], workers: int, cut: bool = True) -> list[list[Pa
     parts: list[Part] = []
     for item in media:
         steps, cuts = item.grid[0], 1
-        if (
-            cut and item.clip.shuffle is None and not item.clip.pick
-        ):  # else neighbours in time are not neighbours in the clip
+        neighbours = item.clip.shuffle is None and not (item.clip.hold or item.clip.pick)  # in time are so in the clip
+        if cut and neighbours:
             shares = -(-math.prod(item.grid) * workers // total)
             cuts = max(1, min(shares, steps // MIN_STEPS))
         bounds = [steps * cut // cuts for cut in range(cuts + 1)]
