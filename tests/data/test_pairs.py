@@ -67,3 +67,10 @@ def test_what_gives_no_pairs_is_said(files, tmp_path, capsys, lines, more, probl
     assert main([*files(*lines), *more]) == 1
     assert problem in capsys.readouterr().err
     assert not (tmp_path / "pairs.jsonl").exists()
+
+
+@pytest.mark.parametrize("option, problem", [("--per-row=0", "0 must be at least 1"), ("--min-gap=0", "above 0")])
+def test_a_number_out_of_range_is_refused(files, capsys, option, problem):
+    with pytest.raises(SystemExit):
+        main([*files(("p", "a", 1.0)), option])
+    assert problem in capsys.readouterr().err

@@ -82,13 +82,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, help=".jsonl or .parquet")
     parser.add_argument("--term", default=REWARD, help="what says which response is better (default: %(default)s)")
     parser.add_argument("--min-gap", type=_positive, default=0.1, help="least difference (default: %(default)s)")
-    parser.add_argument("--per-row", type=int, default=1, help="pairs of a row at most (default: %(default)s)")
+    parser.add_argument("--per-row", type=_count, default=1, help="pairs of a row at most (default: %(default)s)")
     parser.add_argument("--force", action="store_true", help="overwrite --out")
 
 
 def _positive(text: str) -> float:
     if not 0 < (value := float(text)) < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} must be a number above 0")
+    return value
+
+
+def _count(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
     return value
 
 
