@@ -50,6 +50,8 @@ def last_second(rows: Iterable[dict[str, Any]], seed: int, rng: random.Random) -
             response = draw_response(example, float(example.kind == "ground"), rng)
         (video,) = row["videos"]
         end = {"id": f"{row['id']}#end", "videos": [video | {"start": SECONDS - 1.0}], "response": response}
+        if example.kind == "ground":
+            end |= {"task": "open", "spans": None}  # the right interval is outside of what is shown
         yield row | end
 
 
