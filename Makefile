@@ -17,7 +17,6 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-$(DEVICE)-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 ANOTHER := $(filter-out $(INSTALLED),$(wildcard $(VENV)/.installed-*))
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -c $(LOCK)
-QUICKSTART := data/quickstart
 
 # Small tensors: two threads beside another busy process are slower than one
 test test-fast test-gpu bench: export OMP_NUM_THREADS := 1
@@ -41,21 +40,18 @@ $(INSTALLED): pyproject.toml $(LOCK)
 	touch $@
 
 .PHONY: quickstart
-quickstart: $(QUICKSTART)/model/model.safetensors ## make data and a tiny model, train it, show what it learned
+quickstart: quickstart-data ## make data and a tiny model, train it, show what it learned
 	$(BIN)/python -m videorl.sft recipe=quickstart seed=$(SEED)
 	$(BIN)/python -m videorl.train recipe=quickstart seed=$(SEED)
 
 .PHONY: quickstart-ppo
-quickstart-ppo: $(QUICKSTART)/model/model.safetensors ## the same with PPO, from the same cold start
+quickstart-ppo: quickstart-data ## the same with PPO, from the same cold start
 	$(BIN)/python -m videorl.sft recipe=quickstart seed=$(SEED)
 	$(BIN)/python -m videorl.train recipe=quickstart_ppo seed=$(SEED)
 
 .PHONY: quickstart-data
 quickstart-data: $(INSTALLED)
-	$(BIN)/python -m videorl.data.synthetic --out $(QUICKSTART) --seed $(SEED)
-
-$(QUICKSTART)/model/model.safetensors: | quickstart-data
-	$(BIN)/python -m videorl.models.tiny --out $(@D) --texts $(QUICKSTART)/sft.jsonl --seed $(SEED)
+	$(BIN)/python -m videorl.data.synthetic --out data/quickstart --seed $(SEED)
 
 .PHONY: test
 test: test-fast ## every test that needs no GPU

@@ -68,13 +68,13 @@ def test_require():
 
 FIX = """
 import sys
-from videorl.imports import fix_cpu_wheels
-fix_cpu_wheels()
-fix_cpu_wheels()
+from videorl.imports import fix_imports
+fix_imports()
+fix_imports()
 import torchvision, torch
 from torchvision.transforms.v2 import functional
 assert functional.resize(torch.zeros(3, 4, 4), [2, 2]).shape == (3, 2, 2)
-fix_cpu_wheels()
+fix_imports()
 for name in ("torchaudio", "torchcodec"):
     try:
         __import__(name)
@@ -88,3 +88,21 @@ for name in ("torchaudio", "torchcodec"):
 def test_torchvision_imports_under_a_cpu_torch_however_often_it_is_fixed():
     done = subprocess.run([sys.executable, "-c", FIX], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_transformers_is_told_of_no_scikit_learn_and_everybody_else_finds_it(tmp_path):
+    """A package of that name that says so when it is imported; with it, transformers' generation would import it."""
+    (tmp_path / "sklearn").mkdir()
+    (tmp_path / "sklearn" / "__init__.py").write_text("print('imported')")
+    code = "\n".join(
+        [
+            "from videorl.imports import fix_imports",
+            "fix_imports()",
+            "from transformers.generation import candidate_generator",
+            "print('transformers')",
+            "import sklearn",
+        ]
+    )
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout.split() == ["transformers", "imported"], done.stderr

@@ -14,7 +14,7 @@ def recipe(program: str, *overrides: str):
     ("program", "name"), [("sft", "quickstart"), ("prefer", "quickstart_dpo"), ("reward_model", "base_reward_cpu")]
 )
 def test_the_sections_values_take_the_place_of_rls(program, name):
-    config = recipe(program, f"recipe={name}")
+    config = recipe(program, f"recipe={name}", f"{program}.model_path=some/model")
     section = getattr(config, program)
     assert section is not None
     found = of_stage(config, program)
@@ -27,7 +27,7 @@ def test_the_sections_values_take_the_place_of_rls(program, name):
 
 
 def test_a_supervised_start_says_what_trains_and_may_begin_with_nothing():
-    found = of_stage(recipe("sft", "recipe=quickstart", "sft.model_path=tiny", "run.dir=runs/mine"), "sft")
+    found = of_stage(recipe("sft", "recipe=quickstart", "run.dir=runs/mine"), "sft")
     assert found.model.train_vision and found.policy.mini_batches == 1
     assert (found.model.path, found.model.build) == ("runs/mine/start", "tiny")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from videorl.imports import fix_cpu_wheels
+from videorl.imports import fix_imports
 
 WORDS = ["a", "the", "red", "blue", "door", "car", "man", "dog", "opens", "drives", "away", "what", "happens", "next"]
 WORDS += ["yes", "no", ".", ",", "(", ")", "A", "B"]
@@ -19,7 +19,7 @@ CHAT_TEMPLATE = "{% for message in messages %}<|{{ message['role'] }}|> {{ messa
 
 def build_sentence_encoder(path: Path, pooling: str | None = "mean_tokens", seed: int = 0) -> Path:
     """A BERT of width 16 in the layout of sentence-transformers; without its files where `pooling` is None."""
-    fix_cpu_wheels()
+    fix_imports()
     from transformers import BertConfig, BertModel
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
@@ -49,7 +49,7 @@ def build_sentence_encoder(path: Path, pooling: str | None = "mean_tokens", seed
 
 def build_siglip(path: Path, seed: int = 0) -> Path:
     """A SigLIP of width 16 for frames of 28 x 28 and texts of 16 tokens, one for each letter."""
-    fix_cpu_wheels()
+    fix_imports()
     import sentencepiece
     from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel, SiglipTokenizer
 
@@ -80,7 +80,7 @@ def build_siglip(path: Path, seed: int = 0) -> Path:
 
 def build_reward_model(path: Path, num_labels: int = 1, head: bool = True, seed: int = 0) -> Path:
     """A Qwen2 of width 16 with a head of so many numbers, or with none: then it is a language model."""
-    fix_cpu_wheels()
+    fix_imports()
     from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2ForSequenceClassification
 
     roles = ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]

@@ -18,9 +18,9 @@ import ray
 from ray.exceptions import GetTimeoutError
 
 from videorl.ending import end_on_sigterm
-from videorl.imports import fix_cpu_wheels
+from videorl.imports import fix_imports
 
-fix_cpu_wheels()
+fix_imports()
 os.environ.setdefault("VERL_LOGGING_LEVEL", "ERROR")  # it warns at import that there is no accelerator
 
 from verl.single_controller.base.decorator import Dispatch, register  # noqa: E402
@@ -70,6 +70,7 @@ class Cluster:
         }
         os.environ.setdefault("RAY_worker_niceness", "0")  # at nice 15 workers starve beside a busy driver
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # processes for tasks, of which there are none
         if config.cluster.address == "local":
             options |= {
                 "address": "local",

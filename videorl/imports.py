@@ -38,12 +38,27 @@ def require(module: str, extra: str) -> Any:
 
 
 @functools.cache
-def fix_cpu_wheels() -> object:
+def fix_imports() -> object:
+    """Call before importing transformers or vllm, in every process: what their imports need, and need not.
+
+    transformers imports scikit-learn where it is installed, for a form of assisted decoding that nobody asks for here:
+    2 s in each process of a run. It is told that there is none; everybody else finds it.
+    """
+    hidden = sys.modules.setdefault("sklearn", None) is None  # type: ignore[arg-type]
+    from transformers.utils import is_sklearn_available
+
+    is_sklearn_available()  # it remembers the answer
+    if hidden:
+        del sys.modules["sklearn"]
+    return _fix_cpu_wheels()
+
+
+def _fix_cpu_wheels() -> object:
     """Let torchvision import, and torchaudio/torchcodec look absent, where torch has no CUDA.
 
     The PyPI wheels of these three are linked against CUDA. torchvision only lacks two operator schemas;
     the other two fail inside a shared library, and transformers and vLLM handle their absence.
-    Call before importing transformers or vllm, in every process. Can go when the index serves CPU builds.
+    Can go when the index serves CPU builds.
     """
     import torch
 

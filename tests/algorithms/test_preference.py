@@ -10,7 +10,7 @@ import torch
 from videorl.algorithms.losses import merge_metrics
 from videorl.algorithms.names import PREFERENCE_LOSSES
 from videorl.algorithms.preference import Pairs, compute_bradley_terry_loss, compute_preference_loss
-from videorl.imports import fix_cpu_wheels
+from videorl.imports import fix_imports
 
 NAN = float("nan")
 
@@ -184,7 +184,7 @@ class FakePolicy:
     ],
 )
 def test_trl_agrees(theirs, name, options):
-    fix_cpu_wheels()
+    fix_imports()
     trainer = pytest.importorskip("trl.trainer.dpo_trainer").DPOTrainer
     tensors = random_pairs(1)
     reference = torch.randn(10, 7, generator=torch.Generator().manual_seed(2), dtype=torch.float64)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from makers import make_media
 
-from videorl.imports import fix_cpu_wheels
+from videorl.imports import fix_imports
 
 SECONDS = st.sampled_from([1 / 3, 2 / 3, 0.1, 0.7, 1.0, 1.001, 2 / 23.976]) | st.floats(0.01, 20)
 VIDEOS = st.tuples(st.integers(1, 40), st.integers(1, 5), st.integers(1, 5), SECONDS)
@@ -19,7 +19,7 @@ VIDEOS = st.tuples(st.integers(1, 40), st.integers(1, 5), st.integers(1, 5), SEC
 
 @pytest.fixture(scope="module")
 def vllm_class():
-    fix_cpu_wheels()
+    fix_imports()
     from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
 
     return Qwen2_5_VLForConditionalGeneration

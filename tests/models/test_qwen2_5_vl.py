@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from makers import make_clip, make_media, make_model_config
 from safetensors.torch import load_file, save_file
 
-from videorl.imports import fix_cpu_wheels
+from videorl.imports import fix_imports
 from videorl.models.base import open_model
 from videorl.models.qwen2_5_vl import Qwen25VL
 from videorl.types import DataError, Prompt, expand_placeholders
 from videorl.video.frames import FramePlan
 
-fix_cpu_wheels()
+fix_imports()
 from transformers import AutoProcessor  # noqa: E402
 
 fixed = settings(derandomize=True, deadline=None, max_examples=100)

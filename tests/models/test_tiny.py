@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from videorl.data.synthetic import draw_example, generate, render_frames
-from videorl.imports import fix_cpu_wheels
+from videorl.imports import fix_imports
 from videorl.models.tiny import INIT_STD, RESPONSE_TAGS, SPECIAL_TOKENS, TinySize, build_tiny_model, main, row_texts
 
-fix_cpu_wheels()
+fix_imports()
 from tokenizers import Tokenizer  # noqa: E402
 from transformers import (  # noqa: E402
     AutoModelForImageTextToText,

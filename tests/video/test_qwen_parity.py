@@ -9,12 +9,12 @@ from clips import make_sampling, write_clip
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from videorl.imports import fix_cpu_wheels
+from videorl.imports import fix_imports
 from videorl.types import Clip
 from videorl.video.frames import VideoIndex
 from videorl.video.sampling import frame_size, plan_clip
 
-fix_cpu_wheels()
+fix_imports()
 torch = pytest.importorskip("torch")
 qwen = pytest.importorskip("qwen_vl_utils.vision_process")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from videorl.algorithms.names import FIXED_LOSS_AGG, unknown_name
 from videorl.config import AlgorithmConfig
-from videorl.imports import fix_cpu_wheels
+from videorl.imports import fix_imports
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +21,7 @@ _ACTOR_OPTIONS = frozenset({"tau_pos", "tau_neg"})
 
 @functools.cache
 def core_algos() -> Any:
-    fix_cpu_wheels()
+    fix_imports()
     from verl.trainer.ppo import core_algos
 
     return core_algos
@@ -34,7 +34,7 @@ def balanced_partitions(loads: Sequence[int], parts: int) -> list[list[int]]:
         return [[index] if index < len(loads) else [] for index in range(parts)]
     if parts == 1:
         return [list(range(len(loads)))]
-    fix_cpu_wheels()
+    fix_imports()
     from verl.utils.seqlen_balancing import get_seqlen_balanced_partitions
 
     return cast(list[list[int]], get_seqlen_balanced_partitions(list(loads), parts, equal_size=False))

@@ -15,14 +15,14 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from videorl.config import ModelConfig
-from videorl.imports import fix_cpu_wheels
+from videorl.imports import fix_imports
 from videorl.models import tree_attention
 from videorl.models.base import Grid
 from videorl.models.prefix_tree import PrefixTree
 from videorl.types import Clip, DataError, Media, Prompt, RenderedPrompt
 from videorl.video.frames import FramePlan
 
-fix_cpu_wheels()
+fix_imports()
 
 import transformers  # noqa: E402
 from safetensors import safe_open  # noqa: E402

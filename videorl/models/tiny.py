@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from videorl.answers.letters import list_options
-from videorl.imports import fix_cpu_wheels
+from videorl.imports import fix_imports
 
 if TYPE_CHECKING:
     from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
@@ -110,7 +110,7 @@ def build_tiny_model(
     path = Path(path)
     if path.exists():
         raise FileExistsError(f"{path} exists: name another folder, or delete this one to build the model again")
-    fix_cpu_wheels()
+    fix_imports()
     from transformers import (
         GenerationConfig,
         Qwen2_5_VLConfig,

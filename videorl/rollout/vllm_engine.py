@@ -18,7 +18,7 @@ import numpy as np
 
 from videorl import contract
 from videorl.config import Config
-from videorl.imports import fix_cpu_wheels, require
+from videorl.imports import fix_imports, require
 from videorl.models.base import open_model
 from videorl.models.media import open_source
 from videorl.types import Generation, Media, Request, SamplingParams, expand_placeholders
@@ -209,12 +209,12 @@ class VLLMEngine:
 def _import_vllm() -> Any:
     """vLLM, able to inspect model classes under a CPU torch.
 
-    It does so in a fresh interpreter, to keep CUDA uninitialised here, and that interpreter lacks `fix_cpu_wheels`.
+    It does so in a fresh interpreter, to keep CUDA uninitialised here, and that interpreter lacks `fix_imports`.
     Without CUDA there is nothing to protect, so the inspection runs here.
     """
     import torch
 
-    fix_cpu_wheels()
+    fix_imports()
     vllm = require("vllm", extra="cpu' or 'videorl[gpu")
     if torch.version.cuda is None:
         from vllm.model_executor.models import registry

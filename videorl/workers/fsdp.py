@@ -75,7 +75,7 @@ class Optimizer:
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         if config.name == "adamw":
             self.inner: torch.optim.Optimizer = torch.optim.AdamW(
-                self.parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
+                self.parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
             )
         else:
             self.inner = torch.optim.SGD(self.parameters, lr=config.lr, weight_decay=config.weight_decay)

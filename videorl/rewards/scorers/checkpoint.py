@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from videorl.imports import fix_cpu_wheels
+from videorl.imports import fix_imports
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -35,7 +35,7 @@ class Checkpoint:
 
     def pretrained(self, auto: str, **kwargs: Any) -> Any:
         """What the class `auto` of transformers reads from it: a tokenizer, a processor, a configuration."""
-        fix_cpu_wheels()
+        fix_imports()
         import transformers
 
         reader = getattr(transformers, auto)
@@ -43,7 +43,7 @@ class Checkpoint:
 
     def json(self, name: str) -> Any:
         """The content of a JSON file of it; None where it has no such file."""
-        fix_cpu_wheels()
+        fix_imports()
         from transformers.utils.hub import cached_file
 
         file = cached_file(self.path, name, revision=self.revision, _raise_exceptions_for_missing_entries=False)
