@@ -196,11 +196,19 @@ def test_every_recipe_is_valid(base, program, recipe):
 
 def test_a_recipe_in_a_folder_of_ones_own(base, tmp_path):
     (tmp_path / "mine" / "recipe").mkdir(parents=True)
-    recipe = "# @package _global_\ndefaults:\n  - quickstart\nname: shorter\ntotal_steps: 7\n"
-    (tmp_path / "mine" / "recipe" / "shorter.yaml").write_text(recipe)
+    recipe = """# @package _global_
+defaults: [real_clips, override /algorithm: dr_grpo]
+name: mine
+data: {sampling: {fps: 4.0}}
+rollout: {group_size: 8}
+rewards: {terms: {short: {target: "my_code:even", weight: 0.1}}}
+"""
+    (tmp_path / "mine" / "recipe" / "mine.yaml").write_text(recipe)
     ran = []
-    assert main(ran.append, "train", [*base[1:], "recipe=shorter", "--config-dir", str(tmp_path / "mine")]) == 0
-    assert (ran[0].name, ran[0].total_steps) == ("shorter", 7)
+    # options may stand anywhere between the overrides
+    assert main(ran.append, "train", ["recipe=mine", "--config-dir", str(tmp_path / "mine"), *base[1:]]) == 0
+    assert (ran[0].name, ran[0].rollout.group_size, ran[0].data.sampling.fps) == ("mine", 8, 4.0)
+    assert {"format", "accuracy", "short"} <= ran[0].rewards.terms.keys()
 
 
 def test_a_missing_folder_of_recipes_is_named(capsys, base):

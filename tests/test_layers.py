@@ -18,7 +18,7 @@ ROOT = Path(videorl.__file__).parent
 # From the bottom. A package or module may import what stands below it, or beside it on its own line.
 LAYERS = (
     ("config",),
-    ("types", "imports", "beside", "ending"),
+    ("types", "imports", "beside", "ending", "gpus"),
     ("answers", "algorithms", "video", "cluster", "weight_sync", "contract"),
     ("checkpoint", "tracking", "live", "summary", "run"),
     ("models", "data"),

@@ -17,6 +17,7 @@ from videorl.data.prompts import PromptStream
 from videorl.data.schema import CanonicalRow
 from videorl.models.media import MediaSource
 from videorl.planning import Scan, describe, dry_run, scan_rows
+from videorl.types import DataError
 from videorl.video.reader import VideoReader
 
 SETTINGS = (
@@ -110,6 +111,16 @@ def test_a_data_set_smaller_than_a_step_is_refused(configured):
 # --- what is counted -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("tasks", [None, "[numeric,open]"])
+def test_rows_that_accuracy_cannot_score_are_refused(configured, tasks):
+    """Each well-formed response to them would be lost, and only the others be trained on."""
+    asked = [f"rewards.terms.accuracy.tasks={tasks}"] if tasks else []
+    row = make_row("why", "a.mp4", task="open", answer="because")
+    with pytest.raises(DataError, match=r"of 5 rows 1 are open; set rewards\.terms\.accuracy\.tasks=\[mc,"):
+        dry_run(configured([*GOOD, row], *(word.replace("rewards", "+rewards") for word in asked)))
+    assert dry_run(configured([*GOOD, row], "+rewards.terms.accuracy.tasks=[numeric,grounding]")) == 0
+
+
 def test_a_scan_counts_rows_clips_and_tokens(configured):
     rows = GOOD + [row for _, row in BAD.values()]
     scan = scan_rows(configured(rows, "data.max_prompt_tokens=20"), rows)
@@ -162,7 +173,7 @@ def test_the_estimates_of_a_published_model_by_hand(configured):
     assert found["a step"] == (
         "4 prompts x 8 responses = 32 rollouts, 2 optimiser steps; an epoch is 50.0 steps, the run 1.0 epochs"
     )
-    assert found["workers"] == "4 policy, 4 engine, 1 encoder, 4 reference"  # the recipe has KL
+    assert found["workers"] == "4 policy, 4 engine, 1 encoder, 4 reference; 8 GPUs, or CPUs alone"  # the recipe has KL
     # 16 bytes of each of 8.29e9 parameters over 4 ranks; 16384 tokens x 3584 x 28 layers x 4 bytes
     assert found["memory of a policy rank"] == "about 30.9 GiB of state + 6.1 GiB of activations"
     assert found["memory of an engine"].startswith("about 15.4 GiB of weights per device")  # bfloat16

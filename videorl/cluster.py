@@ -18,6 +18,7 @@ import ray
 from ray.exceptions import GetTimeoutError
 
 from videorl.ending import end_on_sigterm
+from videorl.gpus import trainer_ranks
 from videorl.imports import fix_imports
 
 fix_imports()
@@ -174,12 +175,6 @@ class Cluster:
                         "raise it, or see the worker logs in Ray's session folder"
                     ) from None
                 print(f"{name} ready after {time.monotonic() - started:.0f} s", flush=True)
-
-
-def trainer_ranks(config: Config) -> list[int]:
-    """Ranks of each worker group of a training run: policy, reference and critic, where there are any."""
-    reference = config.algorithm.kl is not None and config.model.lora is None
-    return [config.policy.ranks] * (1 + reference) + ([config.critic.ranks] if config.critic else [])
 
 
 def num_workers(config: Config) -> int:

@@ -17,6 +17,7 @@ from videorl.launch import main
 from videorl.models.base import open_model
 from videorl.models.media import open_source
 from videorl.rewards.registry import load
+from videorl.rewards.terms.accuracy import SCORED_TASKS
 from videorl.rewards.workers import RewardWorkers
 from videorl.rollout.engine import Engines
 from videorl.rollout.episodes import Episodes, open_runner
@@ -27,7 +28,6 @@ from videorl.run import Run, compute_measures
 from videorl.types import DataError, RenderedPrompt, Rollout, RolloutGroup
 from videorl.workers.encoder import Encoders
 
-SCORED_TASKS = ("mc", "next_event", "numeric", "grounding")
 ACCURACY = "accuracy"  # the configured term that evaluation reads
 
 

@@ -46,7 +46,7 @@ _USAGE = 2  # exit code of a configuration that cannot run
 
 def main(run: Callable[[Config], None], config_name: str, argv: list[str] | None = None) -> int:
     """Parse, validate and run; the exit code. 2: the configuration is wrong. 1: the run stopped on an error."""
-    arguments = _parser(run.__doc__ or "").parse_args(argv)
+    arguments = _parser(run.__doc__ or "").parse_intermixed_args(argv)
     try:
         if arguments.cfg:
             values, problems = compose_config(config_name, arguments.overrides, arguments.config_dir)

@@ -16,7 +16,9 @@ from rich.table import Table
 from videorl.config import Config
 from videorl.data.prompts import check_spans, make_prompt, make_sampling
 from videorl.data.schema import load_rows
+from videorl.gpus import num_gpus
 from videorl.models.families import FAMILIES, checkpoint_size
+from videorl.rewards.terms.accuracy import SCORED_TASKS
 from videorl.rollout.frames import Openings
 from videorl.types import Clip, DataError, Prompt
 from videorl.video.frames import Limits
@@ -142,17 +144,34 @@ def _workers(config: Config) -> str:
         parts.append(f"{config.policy.ranks} reference")
     if config.critic:
         parts.append(f"{config.critic.ranks} critic")
-    return ", ".join(parts)
+    return f"{', '.join(parts)}; {num_gpus(config)} GPUs, or CPUs alone"
+
+
+def check_rewards(config: Config, rows: Sequence[dict[str, Any]]) -> None:
+    """Raises DataError where the term `accuracy` is asked about rows of a task that it cannot score."""
+    for name, term in config.rewards.terms.items():
+        if term is not None and term.target == "accuracy":
+            asked = [row["task"] for row in rows if term.tasks is None or row["task"] in term.tasks]
+            if unscored := Counter(task for task in asked if task not in SCORED_TASKS):
+                raise DataError(
+                    "no_scorer",
+                    f"rewards.terms.{name}: accuracy scores {', '.join(SCORED_TASKS)}, and of {len(rows)} rows "
+                    f"{', '.join(f'{count} are {task}' for task, count in unscored.items())}; set "
+                    f"rewards.terms.{name}.tasks=[{','.join(SCORED_TASKS)}] and give the others a term of their own",
+                )
 
 
 def print_plan(config: Config, rows: Sequence[dict[str, Any]], tokenizer: Any) -> None:
-    """The run header: what the first rows say, extrapolated."""
+    """The run header: what the first rows say, extrapolated. Raises DataError as `check_rewards`."""
+    check_rewards(config, rows)
     _print(config, scan_rows(config, rows, _HEADER_ROWS, tokenizer))
 
 
 def dry_run(config: Config) -> int:
     """Scan every header, print the plan and every bad row; exit code 0 if training could start, else 1."""
-    scan = scan_rows(config, load_rows(config.data.path))
+    rows = load_rows(config.data.path)
+    check_rewards(config, rows)
+    scan = scan_rows(config, rows)
     _print(config, scan)
     for sample_id, why in scan.bad.items():
         print(f"row {sample_id}: {why}")

@@ -11,6 +11,7 @@ from ray.exceptions import RayActorError
 
 from videorl.cluster import Cluster
 from videorl.config import Config
+from videorl.gpus import engine_gpus
 from videorl.imports import load_object
 from videorl.types import Generation, Request
 from videorl.weight_sync import Weights
@@ -56,7 +57,7 @@ class Engines:
         self._start = lambda index: cluster.actors(
             engine_class,
             1,
-            float(config.rollout.tensor_parallel),
+            engine_gpus(config),
             config,
             index,
             max_concurrency=config.rollout.max_concurrency + 8,  # and the control calls

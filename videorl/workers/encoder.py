@@ -21,6 +21,7 @@ import ray
 import torch
 
 from videorl.config import Config
+from videorl.gpus import ENCODER_GPUS
 from videorl.models.base import open_model
 from videorl.models.media import EmbeddingMissing, MediaSource, open_source
 from videorl.types import DataError, Media
@@ -170,7 +171,7 @@ class Encoders:
 
     def __init__(self, cluster: Cluster, config: Config, source: MediaSource):
         self.cluster, self.source = cluster, source
-        self.actors = cluster.actors(EncoderWorker, config.encoder.workers, 0.1, config)
+        self.actors = cluster.actors(EncoderWorker, config.encoder.workers, ENCODER_GPUS, config)
         self._decoded: set[str] = set()
         self.decodes = 0
         self.calls = 0

@@ -12,6 +12,8 @@ from videorl.rewards.terms.choices import multiple_choice
 from videorl.rewards.terms.numbers import number
 from videorl.rewards.terms.times import temporal_iou
 
+SCORED_TASKS = ("mc", "next_event", "numeric", "grounding")
+
 
 def accuracy(
     response: str,
