@@ -62,6 +62,7 @@ class Cluster:
     def __init__(self, config: Config):
         self.config = config
         self.shipped_bytes = 0
+        self._closed = False
         self._lock = threading.Lock()
         workers = num_workers(config)
         options: dict[str, Any] = {
@@ -106,6 +107,7 @@ class Cluster:
         self.close()
 
     def close(self) -> None:
+        self._closed = True
         for actor in [*(worker for group in self._groups for worker in group.workers), *self._actors]:
             ray.kill(actor)
         for pool in self._pools:  # else a Ray that goes on keeps the room for workers that are gone
@@ -113,6 +115,11 @@ class Cluster:
                 ray.util.remove_placement_group(placement)
         if self._owned:
             ray.shutdown()
+
+    def _refuse_when_closed(self) -> None:
+        """Work beside must not replace an engine that closing has ended: Ray would end the process on the spot."""
+        if self._closed:
+            raise RuntimeError("the cluster is closed")
 
     def group(self, worker_class: type[Worker], ranks: int, *args: Any) -> RayWorkerGroup:
         """Start `ranks` workers of one class, joined by MASTER_ADDR; the group has the class's registered methods.
@@ -140,6 +147,7 @@ class Cluster:
 
     def actors(self, actor_class: type, count: int, gpus: float, *args: Any, **options: Any) -> list[Any]:
         """Start `count` plain Ray actors of a class, of one CPU each unless the options say otherwise."""
+        self._refuse_when_closed()
         options = {"num_cpus": 1, "num_gpus": gpus if self.use_gpu else 0, **options}
         remote = ray.remote(actor_class).options(**options)
         started = [remote.remote(*args) for _ in range(count)]
@@ -148,6 +156,7 @@ class Cluster:
 
     def shipping(self, payload: Any) -> Any:
         """Count the pickled bytes of what the driver is about to send, and hand it back."""
+        self._refuse_when_closed()
         size = len(pickle.dumps(payload, protocol=5))
         with self._lock:
             self.shipped_bytes += size

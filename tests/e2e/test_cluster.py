@@ -66,6 +66,8 @@ def test_a_closed_cluster_gives_its_room_back(stack):
         assert group.own(["a", "b"]) == [(0, "a"), (1, "b")]
         assert len(rooms()) == len(before) + 1
     assert rooms() == before
+    with pytest.raises(RuntimeError, match="closed"):  # a thread that replaces an engine would end the process else
+        cluster.actors(ranks.EchoWorker, 1, 0.0, "late")
 
 
 def rooms() -> set[str]:
