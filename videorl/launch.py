@@ -6,6 +6,7 @@ import argparse
 import difflib
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -57,7 +58,9 @@ def main(run: Callable[[Config], None], config_name: str, argv: list[str] | None
         config = load_config(config_name, arguments.overrides, arguments.config_dir)
         if problems := list(config_problems(config)):
             raise ConfigError(problems)
-        return _run(dry_run, of_stage(config, config_name)) if config.dry_run else _run(run, config)
+        if config.dry_run:
+            return _run(partial(dry_run, rewarded=config_name == "train"), of_stage(config, config_name))
+        return _run(run, config)
     except ConfigError as error:
         for problem in error.problems:
             print(f"config: {problem}", file=sys.stderr)

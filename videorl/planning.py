@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from videorl.algorithms.names import PAIR_LOSSES
 from videorl.config import Config
 from videorl.data.prompts import check_spans, make_prompt, make_sampling
 from videorl.data.schema import load_rows
@@ -148,7 +149,9 @@ def _workers(config: Config) -> str:
 
 
 def check_rewards(config: Config, rows: Sequence[dict[str, Any]]) -> None:
-    """Raises DataError where the term `accuracy` is asked about rows of a task that it cannot score."""
+    """Raises DataError where reinforcement learning would ask the term `accuracy` about rows that it cannot score."""
+    if config.algorithm.loss in PAIR_LOSSES:
+        return
     for name, term in config.rewards.terms.items():
         if term is not None and term.target == "accuracy":
             asked = [row["task"] for row in rows if term.tasks is None or row["task"] in term.tasks]
@@ -167,10 +170,11 @@ def print_plan(config: Config, rows: Sequence[dict[str, Any]], tokenizer: Any) -
     _print(config, scan_rows(config, rows, _HEADER_ROWS, tokenizer))
 
 
-def dry_run(config: Config) -> int:
+def dry_run(config: Config, rewarded: bool = True) -> int:
     """Scan every header, print the plan and every bad row; exit code 0 if training could start, else 1."""
     rows = load_rows(config.data.path)
-    check_rewards(config, rows)
+    if rewarded:
+        check_rewards(config, rows)
     scan = scan_rows(config, rows)
     _print(config, scan)
     for sample_id, why in scan.bad.items():

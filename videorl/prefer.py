@@ -49,7 +49,9 @@ def prefer(config: Config) -> None:
 def take_pairs(job: Job, rows: PromptStream) -> Batch:
     rollout = job.config.rollout
     prompts = rows.take(rollout.prompts_per_step, job.encoders.ensure)
-    return make_pair_batch(job.runner.model, prompts, rollout.max_response_tokens)
+    loss = job.config.algorithm.loss
+    with_phrases = loss in PHRASE_LOSSES or ":" in loss
+    return make_pair_batch(job.runner.model, prompts, rollout.max_response_tokens, with_phrases)
 
 
 def shown(batch: Batch) -> list[Media]:

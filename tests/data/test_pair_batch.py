@@ -41,6 +41,15 @@ def test_two_rows_of_a_pair():
     assert batch.need("phrases").tolist() == [[0, 1, 0, 0, 0], [0, 1, 0, 0, 0]]
 
 
+def test_phrases_that_no_loss_asks_for_are_not_read():
+    phrases = [{"chosen": [0, 2], "rejected": [0, 1]}, {"chosen": [2, 4], "rejected": [2, 3]}]  # two in one token
+    pair = prompt("p", chosen="abcd", rejected="x y", phrases=phrases)
+    assert make_pair_batch(MODEL, [pair], 9, with_phrases=False).phrases is None
+    check_pairs(MODEL, [pair.prompt.row], 9)
+    with pytest.raises(DataError, match="shares its tokens"):
+        check_pairs(MODEL, [pair.prompt.row], 9, need_phrases=True)
+
+
 def test_a_pair_without_phrases_has_none():
     batch = make_pair_batch(MODEL, [prompt("p", chosen="a", rejected="b c")], max_tokens=5)
     assert batch.phrases is None

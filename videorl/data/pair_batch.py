@@ -22,7 +22,7 @@ def check_pairs(model: VideoModel, rows: Sequence[dict[str, Any]], max_tokens: i
     for row in rows:
         try:
             for side in SIDES:
-                _tokenize(model, row, side, max_tokens)
+                _tokenize(model, row, side, max_tokens, need_phrases)
             if need_phrases and not row["phrases"]:
                 raise DataError("phrases", f"row {row['id']}: has no `phrases`, which the loss needs; add them")
         except DataError as error:
@@ -32,8 +32,11 @@ def check_pairs(model: VideoModel, rows: Sequence[dict[str, Any]], max_tokens: i
         raise DataError("bad_rows", "\n  ".join([f"{len(bad)} of {len(rows)} rows:", *bad[:MAX_REPORTED], *more]))
 
 
-def make_pair_batch(model: VideoModel, prompts: Sequence[RenderedPrompt], max_tokens: int) -> Batch:
-    """Each response is the text of its side and the end-of-turn token; `phrases` where every row has some.
+def make_pair_batch(
+    model: VideoModel, prompts: Sequence[RenderedPrompt], max_tokens: int, with_phrases: bool = True
+) -> Batch:
+    """Each response is the text of its side and the end-of-turn token; `phrases` where they are asked for and every row
+    has some.
 
     Raises:
         DataError: `no_pair` for a row without one, `too_long` for a response of more than `max_tokens`, `phrases`
@@ -44,7 +47,7 @@ def make_pair_batch(model: VideoModel, prompts: Sequence[RenderedPrompt], max_to
     phrases: list[list[int]] = []
     for prompt in prompts:
         for side in SIDES:
-            ids, numbers = _tokenize(model, prompt.prompt.row, side, max_tokens)
+            ids, numbers = _tokenize(model, prompt.prompt.row, side, max_tokens, with_phrases)
             rows.append(prompt_row(prompt, id=f"{prompt.prompt.id}#{side}", chosen=side == "chosen"))
             responses.append(ids)
             phrases.append(numbers)
@@ -52,7 +55,9 @@ def make_pair_batch(model: VideoModel, prompts: Sequence[RenderedPrompt], max_to
     return batch.with_(phrases=pad(phrases, torch.long)) if all(map(any, phrases)) else batch
 
 
-def _tokenize(model: VideoModel, row: dict[str, Any], side: str, max_tokens: int) -> tuple[list[int], list[int]]:
+def _tokenize(
+    model: VideoModel, row: dict[str, Any], side: str, max_tokens: int, with_phrases: bool
+) -> tuple[list[int], list[int]]:
     """Token ids of a response, and for each the number of the phrase it is in (0: none).
 
     A token on the border of two phrases counts to the first.
@@ -68,7 +73,7 @@ def _tokenize(model: VideoModel, row: dict[str, Any], side: str, max_tokens: int
             "raise that, or take the row out",
         )
     numbers = [0] * len(spans)
-    for number, phrase in enumerate(row["phrases"] or [], 1):
+    for number, phrase in enumerate((with_phrases and row["phrases"]) or [], 1):
         start, stop = phrase[side]
         inside = [
             place for place, (begin, end) in enumerate(spans) if begin < stop and end > start and not numbers[place]
