@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import io
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,7 +16,7 @@ import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ import pytest
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).resolve().parents[2]
+MY_CODE = ROOT / "tests" / "my_code.py"
 
 
 JUDGE_KEY = "a-key-for-tests"
@@ -160,8 +164,8 @@ def stack(workspace):
         yield Stack(workspace, config, model, source, cluster, encoders, engines, policy)
 
 
-@pytest.fixture
-def lent(stack, monkeypatch):
+@contextmanager
+def lending(stack: Stack) -> Iterator[None]:
     """Runs in this process take the engine and the encoder that are running, and do not end them."""
     from warm_workers import WarmCluster
 
@@ -176,8 +180,17 @@ def lent(stack, monkeypatch):
         def actors(self, actor_class, *args, **options):
             return running.get(actor_class) or super().actors(actor_class, *args, **options)
 
-    for program in (train, fitting, tpl, self_align):
-        monkeypatch.setattr(program, "Cluster", Lending)
+    with pytest.MonkeyPatch.context() as patch:
+        for program in (train, fitting, tpl, self_align):
+            patch.setattr(program, "Cluster", Lending)
+        yield
+    stack.engines.load_weights(stack.policy.publish(version=0))
+
+
+@pytest.fixture
+def lent(stack) -> Iterator[None]:
+    with lending(stack):
+        yield
 
 
 # --- whole runs ------------------------------------------------------------------------------------------------------
@@ -221,7 +234,7 @@ class Program(RunFolder):
         self._mark = mark.encode()
         self._seen: set[tuple[int, str]] = set()
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "my_code.py").write_text(MY_CODE)
+        shutil.copy(MY_CODE, folder)
         self._out, self._err = (folder / f"{mark}.{name}" for name in ("out", "err"))
         # files, not pipes: a process that outlived the program would keep a pipe open
         with self._out.open("w") as out, self._err.open("w") as err:
@@ -294,38 +307,6 @@ class Program(RunFolder):
         return f"{self.out[-2000:]}\n{self.err[-4000:]}"
 
 
-MY_CODE = """
-import pathlib
-
-from videorl.algorithms.losses import vanilla
-from videorl.rollout.vllm_engine import VLLMEngine
-
-
-def length(response, row, *, per):
-    return min(1.0, len(response) / per)
-
-
-def even(response, row):
-    return float(len(response) % 2 == 0)
-
-
-def half(inputs, algorithm):
-    losses, _ = vanilla(inputs, algorithm)
-    return losses / 2, {"mine": 7 + 0 * losses.detach()}
-
-
-class CountingEngine(VLLMEngine):
-    def __init__(self, config, index):
-        super().__init__(config, index)
-        self.log = pathlib.Path(config.run.dir) / f"engine-{index}"
-
-    async def generate(self, request):
-        with self.log.open("a") as file:
-            file.write(".")
-        return await super().generate(request)
-"""
-
-
 def user_environment() -> dict[str, str]:
     """What a user's shell has: nothing of Ray's or vLLM's, whatever tests before this one set."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "VLLM_"))}
@@ -390,6 +371,32 @@ def program(start):
     return lambda module, folder, *overrides: start(
         folder, sys.executable, "-m", f"videorl.{module}", f"run.dir={folder}/run", *overrides
     )
+
+
+@dataclass
+class Ran(RunFolder):
+    """What became of a run in this process."""
+
+    run_dir: Path
+    code: int
+    err: str
+
+
+@pytest.fixture(scope="session")
+def run_here(stack):
+    """`run_here(module, folder, *overrides)`: the same in this process, with what is lent, which saves the minute
+    that a program needs to start. The store is the stack's, and so has the model to be."""
+
+    def run(module: str, folder: Path, *overrides: str) -> Ran:
+        from videorl.launch import main
+
+        program = getattr(importlib.import_module(f"videorl.{module}"), module)
+        place = [f"run.dir={folder}/run", f"store.dir={stack.workspace.folder}/store", "cluster.placement=spread"]
+        with lending(stack), redirect_stderr(io.StringIO()) as err:
+            code = main(program, "train", [*overrides, *place])
+        return Ran(folder / "run", code, err.getvalue())
+
+    return run
 
 
 @pytest.fixture(scope="session")

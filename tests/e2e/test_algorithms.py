@@ -81,7 +81,7 @@ ONE_STEP_OFF = (
 )  # fmt: skip
 
 
-def test_one_step_off_trains_on_rollouts_one_version_old(program, workspace, length_reward, tmp_path):
+def test_one_step_off_trains_on_rollouts_one_version_old(program, run_here, workspace, length_reward, tmp_path):
     """Ended by SIGTERM while it rolls out after two steps, and resumed: nothing is left running, the batch that was
     under way is rolled out again, and no prompt is lost."""
     overrides = workspace.overrides(*ONE_STEP_OFF, length_reward)
@@ -92,7 +92,8 @@ def test_one_step_off_trains_on_rollouts_one_version_old(program, workspace, len
     assert run.leftovers(30) == set()
     done = int(sorted(path.name for path in (run.run_dir / "checkpoints").glob("step-*"))[-1][-8:])
     total = done + 2
-    resumed = program("train_async", tmp_path, *overrides, f"total_steps={total}").succeed()
+    resumed = run_here("train_async", tmp_path, *overrides, f"total_steps={total}")
+    assert resumed.code == 0, resumed.err
     lines = resumed.metrics()
     assert list(lines) == list(range(1, total + 1))
     stale = {step: line["rollout/staleness"] for step, line in lines.items()}
@@ -109,7 +110,7 @@ def test_one_step_off_trains_on_rollouts_one_version_old(program, workspace, len
     assert len(set(first_epoch)) == len(first_epoch)  # none twice, so none lost
 
 
-def test_one_step_off_wants_importance_weights(program, workspace, tmp_path):
-    run = program("train_async", tmp_path, *workspace.overrides("total_steps=2"))
-    assert run.wait(120) == 2
+def test_one_step_off_wants_importance_weights(run_here, workspace, tmp_path):
+    run = run_here("train_async", tmp_path, *workspace.overrides("total_steps=2"))
+    assert run.code == 2
     assert "algorithm.importance_cap: null" in run.err

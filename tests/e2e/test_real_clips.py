@@ -18,23 +18,22 @@ REAL = ROOT.parent / "shared" / "clips"
 GOOD, BAD = 6, 2
 
 
-def overrides(folder: Path, *more: str) -> list[str]:
-    return [
-        "recipe=real_clips", f"model.path={folder}/model", f"store.dir={folder}/store", "run.live=plain",
-        "run.trackers=[]", *more,
-    ]  # fmt: skip
+def overrides(stack, *more: str) -> list[str]:
+    model = (f"model.path={stack.workspace.folder}/model", "model.build=null")
+    return ["recipe=real_clips", *model, "run.live=plain", "run.trackers=[]", *more]
 
 
 # --- frame times -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def real_run(program, tmp_path_factory):
+def real_run(stack, run_here, tmp_path_factory):
     if not REAL.is_dir():
         pytest.skip(f"no folder {REAL} with real clips; generated ones are tested in any case")
-    folder = tmp_path_factory.mktemp("real")
     data = (f"data.path={REAL}/questions.jsonl", f"data.media_root={REAL}", "total_steps=3")
-    return program("train", folder, *overrides(folder, *data)).succeed(), REAL / "questions.jsonl"
+    run = run_here("train", tmp_path_factory.mktemp("real"), *overrides(stack, *data))
+    assert run.code == 0, run.err
+    return run, REAL / "questions.jsonl"
 
 
 @pytest.fixture(scope="module")
@@ -61,17 +60,18 @@ def own(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def own_overrides(own, length_reward) -> list[str]:
+def own_overrides(stack, own, length_reward) -> list[str]:
     return overrides(
-        own, f"data.path={own}/lessons.jsonl", f"data.eval_path={own}/exam.jsonl", f"data.media_root={own}",
+        stack, f"data.path={own}/lessons.jsonl", f"data.eval_path={own}/exam.jsonl", f"data.media_root={own}",
         "data.max_bad_fraction=0.25", "algorithm=grpo_kl", "eval.samples=1", length_reward,
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def own_run(program, own, own_overrides, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("own-run")
-    return program("train", folder, *own_overrides, "total_steps=3").succeed(), own / "lessons.jsonl"
+def own_run(run_here, own, own_overrides, tmp_path_factory):
+    run = run_here("train", tmp_path_factory.mktemp("own-run"), *own_overrides, "total_steps=3")
+    assert run.code == 0, run.err
+    return run, own / "lessons.jsonl"
 
 
 @pytest.fixture(params=["real", "own"])
@@ -137,7 +137,7 @@ def test_kl_to_the_reference_is_logged_and_grows_from_zero(own_run):
 
 
 @pytest.mark.parametrize("damaged", ["exam", "lessons"])
-def test_a_run_without_a_good_clip_stops_and_loses_nothing(program, own, own_run, own_overrides, damaged):
+def test_a_run_without_a_good_clip_stops_and_loses_nothing(run_here, own, own_run, own_overrides, damaged):
     """The clips break between two runs in one folder; the second stops with a sentence and all of the first stays."""
     run, _ = own_run
     before = contents(run.run_dir)
@@ -146,8 +146,8 @@ def test_a_run_without_a_good_clip_stops_and_loses_nothing(program, own, own_run
     try:
         for path in clips:
             path.write_bytes(b"not a video")
-        stopped = program("train", run.folder, *own_overrides, "total_steps=5")
-        assert stopped.wait() == 1
+        stopped = run_here("train", run.run_dir.parent, *own_overrides, "total_steps=5")
+        assert stopped.code == 1
     finally:
         for path, content in clips.items():
             path.write_bytes(content)
