@@ -5,7 +5,7 @@
     stages:
       cold_start:
         run: sft recipe=quickstart seed=${seed}
-        inputs: [data/quickstart/sft.jsonl, data/quickstart/model]
+        inputs: [data/quickstart/sft.jsonl]
         outputs: [runs/quickstart-sft/export]
       ...
 

@@ -183,8 +183,10 @@ def lending(stack: Stack) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for program in (train, fitting, tpl, self_align):
             patch.setattr(program, "Cluster", Lending)
-        yield
-    stack.engines.load_weights(stack.policy.publish(version=0))
+        try:
+            yield
+        finally:  # the tests that follow hold the engine against the stack's policy
+            stack.engines.load_weights(stack.policy.publish(version=0))
 
 
 @pytest.fixture
@@ -385,7 +387,7 @@ class Ran(RunFolder):
 @pytest.fixture(scope="session")
 def run_here(stack):
     """`run_here(module, folder, *overrides)`: the same in this process, with what is lent, which saves the minute
-    that a program needs to start. The store is the stack's, and so has the model to be."""
+    that a program needs to start. The store is the stack's; the overrides have to name its model."""
 
     def run(module: str, folder: Path, *overrides: str) -> Ran:
         from videorl.launch import main
